@@ -42,7 +42,7 @@ def main() -> None:
     """Execute the notebooks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
-    os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0")
+    os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
     for path in parser.parse_args().notebooks:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)

@@ -1,0 +1,37 @@
+# Jobs of the course. `make help` lists them.
+PYTHON ?= python3
+CORPUS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: help reproduce test lab notebooks clean
+
+help:
+	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
+	@echo "make test        run all tests and check every notebook's stored outputs"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make notebooks   run all notebooks in place and write the library from them"
+	@echo "make clean       remove the virtual environment and build leftovers (videos and results stay)"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, this is %d.%d: call make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(READY)
+
+reproduce: $(READY)
+	$(BIN)/python -m deformlib reproduce $(if $(CORPUS),--corpus "$(CORPUS)")
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks
+
+notebooks: $(READY)
+	$(BIN)/nbdev-export
+	$(BIN)/python tests/execute_notebooks.py notebooks/[0-9]*.ipynb
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,21 @@
+"""A tiny corpus that several tests share: three emotions by ten actors, made once a session."""
+
+from pathlib import Path
+
+import pytest
+
+from deformlib.bodies import make_corpus, plan_corpus
+from deformlib.corpus import Corpus
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 30 procedural videos with a manifest."""
+    plan = [clip for clip in plan_corpus() if clip.name[3:6] in ("ang", "joy", "sad")]
+    return make_corpus(tmp_path_factory.mktemp("videos") / "three emotions", plan)
+
+
+@pytest.fixture(scope="session")
+def corpus(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The same, decoded at 32 pixels."""
+    return Corpus(videos, size=32, cache=tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,241 @@
+"""The network: the released count, the presets, shapes, errors, and the file it is kept in."""
+
+import json
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from deformlib.convlstm import ConvLSTM
+from deformlib.network import (
+    NetworkConfig,
+    NetworkError,
+    VideoNet,
+    load_network,
+    paper_steps,
+    preset,
+    save_network,
+)
+
+PLAIN = ((), (), ())
+TINY = NetworkConfig(
+    classes=4, length=8, size=16, conv3d=(2, 3, 4), hidden=(3, 3, 3), conv2d=(4, 5, 6), deform_steps=paper_steps(4)
+)
+NAMES = ("anger", "joy", "fear", "sadness")
+
+
+def count(config):
+    trainable = [parameter for parameter in VideoNet(config).parameters() if parameter.requires_grad]
+    return sum(parameter.numel() for parameter in trainable), len(trainable)
+
+
+def test_released_network_has_the_authors_count():
+    assert count(replace(preset("released"), deform_steps=PLAIN)) == (2_231_793, 60)
+
+
+def test_presets():
+    paper, plain, released, classroom = (preset(name) for name in ("paper", "plain", "released", "classroom"))
+    assert paper.deform_steps == ((4, 8, 12), (5, 9, 13), (6, 10, 14))
+    assert replace(paper, deform_steps=PLAIN) == plain
+    assert (paper.pool, paper.per_filter, paper.position_bias) == ("max", False, False)
+    assert released.deform_steps == ((0, 10), (1, 11), (2, 12))
+    assert (released.pool, released.per_filter, released.position_bias) == ("average", True, True)
+    assert classroom.deform_steps == paper_steps(classroom.steps)
+    with pytest.raises(NetworkError, match="papre.*paper, plain, released, classroom"):
+        preset("papre")
+    with pytest.raises(FrozenInstanceError):
+        paper.classes = 3
+
+
+def test_each_deformable_layer_adds_one_offset_branch():
+    per_layer = [9 * channels * 18 + 18 for channels in (256, 32, 32)]
+    assert count(preset("paper"))[0] - count(preset("plain"))[0] == sum(per_layer)
+    per_filter = [9 * channels * 32 + 32 + 9 * channels * 576 + 576 for channels in (256, 32, 32)]
+    assert per_filter[0] == 1_401_440  # as the released layer
+    assert count(preset("released"))[0] - 2_231_793 == sum(per_filter)
+
+
+def test_paper_steps():
+    assert paper_steps(16) == ((4, 8, 12), (5, 9, 13), (6, 10, 14))
+    assert paper_steps(8) == ((2, 4, 6), (2, 4, 6), (3, 5, 7))
+    for steps in range(1, 40):
+        for layers in (1, 3, 6):
+            rows = paper_steps(steps, layers)
+            assert len(rows) == layers and all(0 <= step < steps for row in rows for step in row)
+
+
+def test_stages_have_the_released_shapes():
+    seen = []
+    net = VideoNet(preset("plain")).eval()
+    for module in (net.conv3d, *net.recurrent, *net.conv2d):
+        if not isinstance(module, (nn.BatchNorm2d, nn.LeakyReLU, nn.Conv2d)):
+            module.register_forward_hook(
+                lambda m, i, o: seen.append(tuple((o[0] if isinstance(o, tuple) else o).shape))
+            )
+    with torch.no_grad():
+        assert net(torch.rand(1, 1, 32, 112, 112)).shape == (1, 17)
+    assert seen[:4] == [(1, 256, 16, 28, 28), *[(1, 32, 16, 28, 28)] * 3]
+    assert seen[4:] == [(16, 128, 14, 14), (16, 256, 7, 7), (16, 256, 4, 4)]
+
+
+@pytest.mark.parametrize("length, size, channels", [(2, 4, 1), (7, 37, 3), (9, 5, 1), (20, 50, 2)])
+@pytest.mark.parametrize("name", ["classroom", "released"])
+def test_any_length_and_size_that_the_configuration_states(length, size, channels, name):
+    shape = {"length": length, "size": size, "in_channels": channels, "deform_steps": paper_steps(length // 2)}
+    config = replace(preset(name), classes=5, conv3d=(2, 3, 4), hidden=(2, 3, 4), conv2d=(3, 4, 5), **shape)
+    net, clips = VideoNet(config), torch.rand(2, channels, length, size, size)
+    logits = net(clips)
+    assert logits.shape == (2, 5)
+    logits.sum().backward()
+    untouched = {name for name, parameter in net.named_parameters() if parameter.grad is None}
+    assert all(name.endswith("input_conv.weight") for name in untouched)  # where every step has the second kernel
+    assert not untouched or (config.per_filter and config.steps <= 3)
+    for layer, fields in zip(net.recurrent, net.offset_fields(clips), strict=True):
+        per_tap = 2 * layer.B.shape[0] if config.per_filter else 2
+        assert fields.shape == (2, len(layer.deform_steps), 9 * per_tap, config.map_size, config.map_size)
+
+
+def awake(config):
+    """A network in float64 with large random kernels, set to predict, and clips that differ."""
+    torch.manual_seed(0)
+    net = VideoNet(config).double().eval()
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter)
+    for norm in net.norms:
+        nn.init.uniform_(norm.running_mean, -1, 1)
+        nn.init.uniform_(norm.running_var, 0.1, 1)
+    clips = torch.rand(3, config.in_channels, config.length, config.size, config.size, dtype=torch.float64)
+    clips[1:] *= torch.tensor([0.5, 0.1]).view(2, 1, 1, 1, 1)
+    assert net(clips).std(0).min() > 1e-3
+    return net, clips
+
+
+def test_forward_is_the_stages_in_order():
+    net, clips = awake(TINY)
+    x = net.conv3d(clips)
+    for layer, norm in zip(net.recurrent, net.norms):
+        h = layer(x)[0]
+        mean, var = (value.view(1, -1, 1, 1, 1) for value in (norm.running_mean, norm.running_var))
+        h = (h - mean) / (var + 1e-3).sqrt() * norm.weight.view(mean.shape) + norm.bias.view(mean.shape)
+        x = torch.where(h > 0, h, 0.2 * h)
+    steps = torch.stack([net.conv2d(frame).mean((2, 3)) for frame in x.unbind(2)])
+    torch.testing.assert_close(net(clips), net.linear(steps.mean(0)), atol=1e-9, rtol=1e-9)
+
+
+def test_clips_of_a_batch_do_not_touch_each_other():
+    net, clips = awake(TINY)
+    torch.testing.assert_close(torch.cat([net(clip[None]) for clip in clips]), net(clips), atol=1e-9, rtol=1e-9)
+
+
+def test_offset_fields_are_those_of_the_forward_pass():
+    net, clips = awake(TINY)
+    seen = []
+    for layer in net.recurrent:
+        layer.input_conv.offset_branch.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(clips)
+    passed = seen[:]
+    for fields, raw in zip(net.offset_fields(clips), passed, strict=True):
+        torch.testing.assert_close(
+            fields, raw.unflatten(0, (fields.shape[1], -1)).transpose(0, 1), atol=1e-9, rtol=1e-9
+        )
+
+
+def test_the_paper_network_starts_as_the_plain_one():
+    torch.manual_seed(0)
+    plain = VideoNet(replace(TINY, deform_steps=PLAIN)).eval()
+    moving = VideoNet(TINY).eval()
+    added = moving.load_state_dict(plain.state_dict(), strict=False)
+    assert all("offset_branch" in name for name in added.missing_keys) and not added.unexpected_keys
+    clips = torch.rand(2, 1, 8, 16, 16)
+    torch.testing.assert_close(moving(clips), plain(clips), atol=1e-5, rtol=1e-5)
+
+
+def test_start():
+    net = VideoNet(preset("released"))
+    for name, weight in net.named_parameters():
+        if "offset_branch" in name:
+            assert weight.abs().max() == 0, name
+        elif name.endswith("weight") and weight.ndim > 1:
+            assert abs(weight.std().item() - 0.02) < 0.002 and abs(weight.mean().item()) < 0.002, name
+    assert all(layer.b["f"].min() == 1 and layer.b["i"].abs().max() == 0 for layer in net.recurrent)
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 8 and all((norm.eps, norm.momentum) == (1e-3, 0.01) for norm in norms)
+    assert all(isinstance(layer, ConvLSTM) for layer in net.recurrent)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 16, 16), (2, 1, 9, 16, 16), (2, 1, 8, 16, 18), (1, 8, 16, 16)])
+def test_a_clip_of_another_shape_is_one_clear_error(shape):
+    net = VideoNet(TINY)
+    for use in (net, net.offset_fields):
+        with pytest.raises(NetworkError, match=r"\[B, 1, 8, 16, 16\]") as error:
+            use(torch.rand(shape))
+        assert str(list(shape)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"deform_steps": ((1,),)}, "1 ConvLSTM layers, but hidden names 3"),
+        ({"deform_steps": ((4,), (), ())}, "steps 0 to 3"),
+        ({"deform_steps": ((-1,), (), ())}, "steps 0 to 3"),
+        ({"length": 1}, "too small"),
+        ({"size": 3}, "too small"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
+    with pytest.raises(NetworkError, match=words):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize("name", ["classroom", "released"])
+def test_file_round_trip(tmp_path, name):
+    tiny = {"conv3d": (2, 3, 4), "hidden": (2, 3, 4), "conv2d": (3, 4, 5), "classes": 4, "size": 16}
+    config = replace(preset(name), **tiny)
+    net, path = VideoNet(config), tmp_path / "new" / "folder" / "network.safetensors"
+    clips = torch.rand(2, 1, config.length, 16, 16)
+    net(clips)  # moves the running statistics
+    save_network(net, path, NAMES)
+    again, names = load_network(path)
+    assert (again.config, names, again.training) == (config, NAMES, False)
+    assert torch.equal(again(clips), net.eval()(clips))
+    assert [item.name for item in path.parent.iterdir()] == ["network.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "network.safetensors"
+    save_network(VideoNet(TINY), path, NAMES)
+    before = path.read_bytes()
+    monkeypatch.setattr("deformlib.network.os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError):
+        save_network(VideoNet(TINY), path, NAMES)
+    assert path.read_bytes() == before
+
+
+def test_wrong_files_are_one_clear_error(tmp_path):
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(NetworkError, match="network.safetensors: there is no such file"):
+        load_network(path)
+    path.write_bytes(b"these are no weights")
+    with pytest.raises(NetworkError, match="not a whole safetensors file"):
+        load_network(path)
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(NetworkError, match="another network"):
+        load_network(path)
+    save_network(VideoNet(TINY), path, NAMES)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NetworkError, match="not a whole safetensors file"):
+        load_network(path)
+    path.write_bytes(whole)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    for config in (asdict(replace(TINY, hidden=(4, 4, 4))), {"depth": 3}):
+        save_file(load_file(path), path, {**header, "config": json.dumps(config)})
+        with pytest.raises(NetworkError, match="do not fit this version"):
+            load_network(path)
+    with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):
+        save_network(VideoNet(TINY), path, ("joy", "anger"))

@@ -1,0 +1,133 @@
+"""What nbval does not see: the notebooks build the library, were run whole, are small, and open and close alike."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+MODULES = "bodies frames corpus augment conv3d deform offsets convlstm network training study baselines results explorer".split()
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list[dict]:
+    """The cells of one kind, source joined into one string."""
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in stored if cell["cell_type"] == kind]
+
+
+def outputs(path: Path) -> list[dict]:
+    """All outputs of a notebook."""
+    return [output for cell in cells(path, "code") for output in cell["outputs"]]
+
+
+def test_the_library_is_what_the_notebooks_export(tmp_path: Path):
+    """Exported from nothing, every module equals the committed one, and there is none more (drift and orphans)."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    subprocess.run([Path(sys.executable).with_name("nbdev-export")], cwd=tmp_path, check=True, capture_output=True)
+    fresh = {file.name: file.read_text() for file in (tmp_path / "deformlib").glob("[!_]*.py")}
+    kept = {file.name: file.read_text() for file in (ROOT / "deformlib").glob("[!_]*.py")}
+    assert sorted(fresh) == sorted(kept)
+    for name in kept:
+        assert fresh[name] == kept[name], f"{name} differs from its notebook"
+
+
+def test_modules_import_only_earlier_ones():
+    """Data flows one way, from bodies to explorer; and nothing is imported with a star."""
+    for number, name in enumerate(MODULES):
+        file = ROOT / "deformlib" / f"{name}.py"
+        if not file.exists():  # a later chapter
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert all(alias.name != "*" for alias in node.names), f"{name} imports *"
+                if node.level or (node.module or "").startswith("deformlib"):
+                    wanted = (node.module or "").removeprefix("deformlib.")
+                    assert wanted in MODULES[:number], f"{name} imports {wanted}"
+
+
+def test_everything_public_has_a_docstring():
+    """Functions, classes and their public methods; what PyTorch names, forward and backward, speaks for itself."""
+    for file in (ROOT / "deformlib").glob("*.py"):
+        tree = ast.parse(file.read_text())
+        assert ast.get_docstring(tree), f"{file.name} has no docstring"
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and node.name not in ("forward", "backward"):
+                inner = any(node in ast.walk(other) for other in ast.walk(tree) if isinstance(other, ast.FunctionDef) and other is not node)
+                assert inner or ast.get_docstring(node), f"{file.name}: {node.name} has no docstring"
+
+
+@every_notebook
+def test_was_run_once_from_top_to_bottom(path: Path):
+    """nbval compares nothing in a cell without a count, so every code cell has one, in order."""
+    counts = [cell["execution_count"] for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@every_notebook
+def test_has_no_error_stream_and_no_personal_path(path: Path):
+    """Nothing on stderr, no failed cell, no folder of somebody's machine."""
+    for output in outputs(path):
+        assert output.get("name") != "stderr", output
+        assert output["output_type"] != "error", output
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|Users|tmp|work|content)/\w", text), "a path of one machine"
+
+
+@every_notebook
+def test_is_small(path: Path):
+    """A notebook weighs under 300 KB, and its code cells stay readable (a whole class may be longer)."""
+    assert path.stat().st_size < 300_000
+    for cell in cells(path, "code"):
+        if not cell["source"].startswith("#| export"):
+            assert len(cell["source"].splitlines()) <= 40, cell["source"][:80]
+
+
+@every_notebook
+def test_opens_as_every_chapter_does(path: Path):
+    """Title, purpose, a badge that points at this very file, the card, the goals, the same set-up cell."""
+    first, second = (cell["source"] for cell in cells(path, "markdown")[:2])
+    assert re.match(r"# .+\n\n> .+", first)
+    assert f"github/OWNER/deformlib/blob/main/notebooks/{path.name})" in first
+    for row in ("| builds |", "| needs |", "| runs on |", "| minutes |"):
+        assert row in first
+    assert second.startswith("## After this you can") and 3 <= len(re.findall(r"^- ", second, re.M)) <= 5
+    setup = [cell["source"] for cell in cells(path, "code") if cell["source"].startswith("try:\n    import deformlib\n")]
+    reference = [cell["source"] for cell in cells(NOTEBOOKS[-1], "code") if cell["source"].startswith("try:\n    import deformlib\n")]
+    assert len(setup) == 1 and setup == reference
+
+
+@every_notebook
+def test_closes_as_every_chapter_does(path: Path):
+    """Summary, exercises, references and the way on, whose file exists."""
+    text = "\n".join(cell["source"] for cell in cells(path, "markdown"))
+    places = [text.find(f"\n## {name}") for name in ("Summary", "Exercises", "References", "Next")]
+    assert -1 not in places and places == sorted(places)
+    for target in re.findall(r"\]\(([^)#]+\.ipynb)\)", text):
+        assert target.startswith("http") or (path.parent / target).is_file(), target
+
+
+@every_notebook
+def test_every_figure_says_what_to_notice(path: Path):
+    """A cell with a picture is followed by a text that begins with *Figure: ..., for those who cannot see it."""
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    for cell, following in zip(stored, [*stored[1:], {"cell_type": "none", "source": ""}]):
+        if cell["cell_type"] == "code" and any("image/png" in output.get("data", {}) for output in cell["outputs"]):
+            assert "".join(following["source"]).startswith("*Figure: "), "".join(cell["source"])[:80]
+
+
+@every_notebook
+def test_imports_earlier_chapters_by_name(path: Path):
+    """No star, and never the module that the notebook itself builds."""
+    code = "\n".join(cell["source"] for cell in cells(path, "code"))
+    assert not re.search(r"^from \S+ import \*", code, re.M)
+    own = re.search(r"^#\| default_exp (\w+)", code, re.M)
+    if own:
+        assert not re.search(rf"^\s*(from|import) deformlib\.{own[1]}\b", code, re.M)

@@ -1,0 +1,164 @@
+"""The whole chain on a tiny corpus: videos, cache, two epochs, resume, predict, table; and what a study must refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deformlib import __main__, study
+from deformlib.corpus import Corpus
+from deformlib.results import load_records, runs_table
+from deformlib.study import Experiment, StudyError, make_network, make_split, run, table1
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a whole tiny study of two seeds."""
+    folder = tmp_path_factory.mktemp("results")
+    run(table1(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
+    return folder
+
+
+def test_the_list_holds_every_comparison_whole(corpus: Corpus):
+    """Two models, two splits, each seed; all names differ; a seed is complete before the next begins."""
+    experiments = table1(corpus, seeds=(0, 1, 2))
+    assert len(experiments) == len({experiment.name for experiment in experiments}) == 12
+    assert [experiment.seed for experiment in experiments] == [0] * 4 + [1] * 4 + [2] * 4
+    assert {(e.model, e.split) for e in experiments[:4]} == {(m, s) for m in ("plain", "deformable") for s in ("by_actor", "by_copy")}
+
+
+def test_without_actors_the_clean_split_is_by_clip(videos: Path, corpus: Corpus, tmp_path: Path):
+    """GEMEP's own names do not say who acts; the study then splits by clip."""
+    folder = tmp_path / "named as GEMEP names"
+    folder.mkdir()
+    for path in videos.glob("*.avi"):
+        shutil.copy(path, folder)
+    nameless = Corpus(folder, size=32, cache=corpus.cache)
+    assert {e.split for e in table1(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
+    assert len(nameless.classes) == 17 and set(nameless.labels) == {3, 10, 16}
+
+
+def test_models_of_a_seed_start_alike(corpus: Corpus):
+    """Plain and deformable differ in their offset branches alone, which start at zero; another seed differs in everything."""
+    plain, deformable = (make_network(Experiment("", "by_actor", model, 4, "tiny"), 3) for model in ("plain", "deformable"))
+    weights, more = plain.state_dict(), deformable.state_dict()
+    assert {name for name in more if name not in weights} == {name for name in more if "offset_branch" in name} != set()
+    assert all(not value.any() for name, value in more.items() if "offset_branch" in name)
+
+
+def test_splits_hold_out_a_fifth(corpus: Corpus):
+    """Two of ten actors, others for the next seed; of the copies, two a clip are judged."""
+    seeds = [make_split(Experiment("", "by_actor", "plain", seed, "tiny"), corpus) for seed in range(5)]
+    held_out = [{corpus.videos[clip].actor for clip in split.val[:, 0]} for split in seeds]
+    assert all(len(actors) == 2 for actors in held_out) and len(set.union(*held_out)) == 10
+    assert len(make_split(Experiment("", "by_copy", "plain", 0, "tiny"), corpus).val) == 2 * len(corpus)
+
+
+def test_records_say_where_every_number_is_from(finished: Path, corpus: Corpus):
+    """Data, split, seed, versions, device, seconds, commit; accuracy is that of the stored predictions."""
+    records = load_records(finished)
+    assert len(records) == 8
+    for record in records:
+        judged = record["validation"]
+        assert record["accuracy"] == np.mean(np.array(judged["label"]) == np.array(judged["predicted"]))
+        assert len(judged["clip"]) == len(judged["copy"]) == record["split"]["val"]
+        assert record["corpus"]["key"] == corpus.key and record["training"]["seed"] == record["experiment"]["seed"]
+        assert record["seconds"] > 0 and record["device"] and record["versions"]["torch"] and "commit" in record
+        if record["split"]["name"] == "by_actor":
+            assert record["split"]["siblings"] == [0, 0] and len(record["split"]["held_out"]) == 2
+        else:
+            assert record["split"]["siblings"][0] > 60
+    assert not any(path.is_dir() for path in finished.iterdir())
+
+
+def test_done_runs_are_not_done_again(finished: Path, corpus: Corpus, monkeypatch):
+    """The second call trains nothing; a missing record is made again, equal but for its times."""
+    experiments = table1(corpus, seeds=(0, 1), recipe="tiny")
+    name = f"{experiments[3].name}.json"
+    before = {path.name: path.stat().st_mtime_ns for path in finished.glob("*.json")}
+    wanted = json.loads((finished / name).read_text())
+    (finished / name).unlink()
+    trained = []
+    real = study.fit
+    monkeypatch.setattr(study, "fit", lambda *words: trained.append(words[-1].name) or real(*words))
+    run(experiments, finished, corpus.cache)
+    assert trained == [experiments[3].name]
+    got = json.loads((finished / name).read_text())
+    assert got["validation"] == wanted["validation"] and got["history"][-1]["loss"] == wanted["history"][-1]["loss"]
+    for path in finished.glob("*.json"):
+        assert path.name == name or path.stat().st_mtime_ns == before[path.name]
+
+
+def test_a_run_broken_off_goes_on(corpus: Corpus, tmp_path: Path, monkeypatch):
+    """Stopped within a run, the study takes up that run from its checkpoint and gives the undisturbed result."""
+    experiment = Experiment(str(corpus.folder), "by_actor", "deformable", 0, "tiny")
+    (wanted,) = run([experiment], tmp_path / "straight", corpus.cache)
+    real = study.fit
+
+    def stop(*words):
+        def interrupt(history: list[dict]) -> None:
+            raise KeyboardInterrupt
+
+        return real(*words, on_epoch=interrupt)
+
+    monkeypatch.setattr(study, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run([experiment], tmp_path / "stopped", corpus.cache)
+    monkeypatch.undo()
+    assert (tmp_path / "stopped" / experiment.name / "checkpoint.safetensors").exists()
+    (got,) = run([experiment], tmp_path / "stopped", corpus.cache)
+    assert got["validation"] == wanted["validation"] and got["accuracy"] == wanted["accuracy"]
+    first, second = (load_file(tmp_path / folder / f"{experiment.name}.safetensors") for folder in ("straight", "stopped"))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_records_of_other_data_are_not_mixed_in(finished: Path, corpus: Corpus, videos: Path, tmp_path: Path):
+    """The same names from another corpus: an error that names the file."""
+    fewer = tmp_path / "fewer"
+    shutil.copytree(videos, fewer)
+    next(fewer.glob("*joy*.avi")).unlink()
+    other = Corpus(fewer, size=32, cache=corpus.cache)
+    with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.json: a record from another corpus"):
+        run(table1(other, seeds=(0,), recipe="tiny"), finished, corpus.cache)
+
+
+@pytest.mark.parametrize("word", ["split", "model", "recipe"])
+def test_unknown_words_are_refused(word: str):
+    """A misspelt experiment is refused at once, with the known words."""
+    good = {"corpus": "x", "split": "by_actor", "model": "plain", "seed": 0, "recipe": "tiny"}
+    with pytest.raises(StudyError, match="take one of these"):
+        Experiment(**good | {word: "nonsense"})
+
+
+def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, capsys, monkeypatch):
+    """reproduce, table and predict, as a user without make calls them; an unusable video is one line."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "results" / "try"
+    words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "2", "--results", str(results)]
+    assert __main__.main(words) == 0
+    said = capsys.readouterr().out
+    assert "not GEMEP" in said and "deformable ConvLSTM" in said
+    for name in ("table1.md", "table1.csv", "recall.csv", "table1.png", "confusion.png"):
+        assert (results / name).stat().st_size > 50
+    assert len(runs_table(load_records(results))) == 8
+
+    stored = (results / "table1.md").read_bytes()
+    (results / "table1.md").unlink()
+    assert __main__.main(["table", str(results)]) == 0 and (results / "table1.md").read_bytes() == stored
+
+    capsys.readouterr()
+    assert __main__.main(["predict", str(next(videos.glob("*.avi")))]) == 0
+    said = capsys.readouterr().out
+    assert all(label in said for label in ("anger", "joy", "sadness"))
+
+    (tmp_path / "note.avi").write_text("no video")
+    assert __main__.main(["predict", str(tmp_path / "note.avi")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "note.avi" in error and error.count("\n") == 1
+    assert __main__.main(["reproduce", "--corpus", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
