@@ -5,11 +5,12 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
-           'DEPTH', 'HALF', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor', 'draw_actor', 'rotation',
-           'in_turn', 'rhythm', 'body_curves', 'perform', 'frame_figure', 'paint', 'ClipPlan', 'plan_corpus', 'play',
-           'replacing', 'write_video', 'is_whole', 'make_corpus', 'read_bvh', 'as_figure', 'motion_corpus']
+           'DEPTH', 'Points', 'HALF', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor', 'draw_actor',
+           'rotation', 'in_turn', 'rhythm', 'body_curves', 'perform', 'frame_figure', 'paint', 'ClipPlan',
+           'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'make_corpus', 'read_bvh', 'as_figure',
+           'motion_corpus']
 
-# %% ../notebooks/01_body_videos.ipynb #cead730c
+# %% ../notebooks/01_body_videos.ipynb #7dae6c1c
 import csv
 import os
 import re
@@ -45,7 +46,7 @@ class Motion:
     positions: np.ndarray  # float [T, J, 3]
     fps: float
 
-# %% ../notebooks/01_body_videos.ipynb #a194fae1
+# %% ../notebooks/01_body_videos.ipynb #e05dc2d2
 def reach(start: np.ndarray, target: np.ndarray, pole: np.ndarray, a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
     """Bend a limb of bones `a` and `b` from `start` towards `target`, its middle joint towards the direction `pole`.
 
@@ -59,7 +60,7 @@ def reach(start: np.ndarray, target: np.ndarray, pole: np.ndarray, a: float, b: 
     cosine = (a**2 + d**2 - b**2) / (2 * a * d)
     return start + a * (cosine * along + np.sqrt(1 - cosine**2) * side), start + d * along
 
-# %% ../notebooks/01_body_videos.ipynb #a66ef565
+# %% ../notebooks/01_body_videos.ipynb #30faf4e0
 def ease(n_frames: int, times: np.ndarray, snap: float) -> np.ndarray:
     """Weights [T, K] of K key postures over T frames; key k is reached at frame times[k] and each row sums to 1."""
     travel = np.diff(times) * (1 - 0.85 * snap)
@@ -74,7 +75,7 @@ def drift(rng: np.random.Generator, n_frames: int, channels: int) -> np.ndarray:
     times = np.arange(-20, n_frames + 20, 20) + rng.integers(20)
     return ease(n_frames, times, 0.0) @ rng.normal(size=(len(times), channels))
 
-# %% ../notebooks/01_body_videos.ipynb #90ee7e91
+# %% ../notebooks/01_body_videos.ipynb #30eef344
 # Where a wrist goes: from the shoulder, upright ("s") or leaning with the chest ("c"), or from the middle of the head ("h");
 # outward, up and forward in arm lengths; then how far the elbow points outward.
 HANDS = {
@@ -105,7 +106,6 @@ class Act:
     body: dict[str, float | tuple[float, ...]]  # of CHANNELS: one value, or one for each posture in turn
     shake: dict[str, tuple[float, float]]  # channel or "hands" -> (Hz, degrees or cm)
     hold: bool = False  # stay in the last posture instead of starting over
-
 
 
 ACTS = (
@@ -162,7 +162,7 @@ ACTS = (
     Act("despair", "face head", "head face", 1.0, 0.3, {"lean": 24, "nod": 26, "round": 6}, {"sway": (0.8, 7)}),
 )  # fmt: skip
 
-# %% ../notebooks/01_body_videos.ipynb #cb2c4e90
+# %% ../notebooks/01_body_videos.ipynb #a878892c
 @dataclass(frozen=True)
 class Actor:
     """What is the same in all clips of one actor, drawn from the actor's own generator and never from the emotion."""
@@ -211,7 +211,7 @@ def draw_actor(rng: np.random.Generator) -> Actor:
         habit=rng.normal(size=9) * [3, 2, 4, 5, 4, 3, 1, 1.5, 1],
     )
 
-# %% ../notebooks/01_body_videos.ipynb #c635f313
+# %% ../notebooks/01_body_videos.ipynb #a0a839e3
 def rotation(axis: str, degrees: np.ndarray | float) -> np.ndarray:
     """Right-handed rotation matrices [..., 3, 3] about "x", "y" or "z", for column vectors."""
     angle = np.radians(degrees)
@@ -245,7 +245,7 @@ def rhythm(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> n
     return weights
 
 
-def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: np.random.Generator) -> dict:
     """A curve [T] for each of CHANNELS, and "hands" [T, 3], how the hands shake (cm)."""
     time = np.arange(len(weights)) / FPS * actor.tempo
 
@@ -259,10 +259,11 @@ def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: n
         wanted = act.body.get(name, 0)
         values = in_turn(act, wanted if isinstance(wanted, tuple) else (wanted,), weights.shape[1] - 1)
         side = -1 if actor.leading == "left" and name in ("sway", "twist", "turn", "tilt") else 1
-        curves[name] = side * (gain * weights[:, 1:] @ values + shake(name)) + actor.habit[index] + size * wobble[:, index]
+        curves[name] = side * (gain * weights[:, 1:] @ values + shake(name))
+        curves[name] += actor.habit[index] + size * wobble[:, index]
     return curves
 
-# %% ../notebooks/01_body_videos.ipynb #7d5e76fa
+# %% ../notebooks/01_body_videos.ipynb #70c9eea7
 SIDES = {"left": 1, "right": -1}  # the sign of x
 LIMB = ("shoulder", "elbow", "wrist", "hand", "hip", "knee", "ankle")
 JOINTS = ("pelvis", "chest", "neck", "head", "nose", *(f"{side}_{joint}" for side in SIDES for joint in LIMB))
@@ -300,7 +301,8 @@ def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> 
             target += weight[:, None] * (start + turned @ (far * np.array([sign * outward, up, forward])))
             pole += weight[:, None] * (upright @ np.array([sign * (0.3 + elbow), elbow - 1, -0.35]))
         wander = 6 * (drift(rng, n_frames, 3) + 0.8 * rng.normal(size=3))
-        elbow, wrist = reach(shoulder, target + (wander + curve["hands"] * [0.5, 1, 0.5]) / 100, pole, 0.29 * arm, 0.26 * arm)
+        target += (wander + curve["hands"] * [0.5, 1, 0.5]) / 100
+        elbow, wrist = reach(shoulder, target, pole, 0.29 * arm, 0.26 * arm)
         hip = at["pelvis"] + 0.10 * tall * sign * x
         foot = np.zeros((n_frames, 3)) + [0.14 * tall * sign, 0.08 * tall, 0]
         knee, ankle = reach(hip, foot, z + 0.2 * sign * x, 0.45 * tall, 0.43 * tall)
@@ -308,7 +310,7 @@ def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> 
         at |= {f"{side}_{joint}": where for joint, where in zip(LIMB, limb)}
     return Motion(JOINTS, PARENTS, np.stack([at[name] for name in JOINTS], axis=1), FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #b4ed0c0b
+# %% ../notebooks/01_body_videos.ipynb #0ccb7e02
 PARTS = (  # group, colour, discs (joint, radius in metres): a part is the outline around its discs
     *(("legs", "trousers", ((f"{s}_hip", 0.088), (f"{s}_knee", 0.068))) for s in SIDES),
     *(("legs", "trousers", ((f"{s}_knee", 0.068), (f"{s}_ankle", 0.050))) for s in SIDES),
@@ -321,15 +323,18 @@ PARTS = (  # group, colour, discs (joint, radius in metres): a part is the outli
     ("hair", "hair", (("head", 0.116), ("crown", 0.112))),
     ("face", "skin", (("face", 0.090), ("jaw", 0.070))),
     *(("face", "hair", ((f"{s}_eye", 0.011),)) for s in SIDES),
-)
+)  # fmt: skip
 DEPTH = {  # which joint says how near a group is, and what is added to that
     "legs": ("left_knee", -0.62), "trunk": ("neck", -0.25), "hair": ("head", -0.02), "face": ("nose", -0.03),
     "left arm": ("left_wrist", 0.05), "right arm": ("right_wrist", 0.05),
 }  # fmt: skip
 
 
-def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Where joints and a few points between them are in the picture: name -> (x, y) [T, 2], and -> (depth, pixels a metre) [T, 2]."""
+Points = dict[str, np.ndarray]
+
+
+def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tuple[Points, Points]:
+    """Joints and some points between them in the picture: name -> (x, y) [T, 2] and -> (nearness, pixels a metre) [T, 2]."""
     middle = np.median(motion.positions[:, motion.names.index("pelvis")], axis=0) * [1, 0, 1]
     turned = (motion.positions - middle) @ rotation("y", actor.yaw).T
     at = {name: turned[:, index] for index, name in enumerate(motion.names)}
@@ -343,8 +348,12 @@ def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tupl
     for side, sign in SIDES.items():
         at[f"{side}_waist"] = 0.75 * at["pelvis"] + 0.25 * at["chest"] + sign * 0.22 * across
         at[f"{side}_eye"] = at["head"] + 0.95 * gaze + 0.02 * spine + sign * 0.32 * sideways
-    low = np.median(at["left_knee"][:, 1] + at["right_knee"][:, 1]) / 2 + 0.06
-    scale = actor.zoom * HEIGHT / (np.median(at["head"][:, 1]) - low + 0.48)
+    knees, hips = ((at[f"left_{joint}"] + at[f"right_{joint}"])[:, 1] / 2 for joint in ("knee", "hip"))
+    bones = (("pelvis", "chest"), ("chest", "neck"), ("neck", "head"), ("left_hip", "left_knee"))
+    *trunk, thigh = (np.linalg.norm(at[one] - at[other], axis=1).mean() for one, other in bones)
+    standing = np.median(hips - knees) > thigh / 2
+    low = np.median(knees) + 0.06
+    scale = actor.zoom * HEIGHT / (sum(trunk) + thigh * standing + 0.42)  # from lengths: bowing must not zoom in
     centre = [WIDTH / 2, HEIGHT] + rng.normal(size=2) * [12, 6] + 1.5 * drift(rng, len(turned), 2)
     near = {name: scale / (1 - np.minimum(where[:, 2:] / actor.distance, 0.8)) for name, where in at.items()}
     pixels = {name: centre + near[name] * (where[:, :2] - [0, low]) * [1, -1] for name, where in at.items()}
@@ -360,18 +369,20 @@ def paint(motion: Motion, actor: Actor, rng: np.random.Generator) -> Iterator[np
     shapes = {group: ([], []) for group in DEPTH}  # outlines in front of which the parts themselves are painted
     for group, colour, discs in PARTS:
         for shape, edge, shade in zip(shapes[group], (3.0, 0.0), ((25, 22, 20), actor.colours[colour])):
-            rings = [pixels[n][:, None] + (depth[n][:, 1, None, None] * r * actor.girth + edge) * circle for n, r in discs]
-            shape.append((np.round(16 * np.concatenate(rings, axis=1)).astype(np.int32), shade))
+            radii = [depth[name][:, 1, None, None] * radius * actor.girth + edge for name, radius in discs]
+            rings = [pixels[name][:, None] + radius * circle for (name, _), radius in zip(discs, radii)]
+            sixteenths = np.round(16 * np.concatenate(rings, axis=1)).astype(np.int32)
+            shape.append((sixteenths, shade))
     light = np.linspace(1.12, 0.85, HEIGHT)[:, None, None] * np.ones((1, WIDTH, 1))
     wall = np.clip(light * actor.colours["wall"], 0, 255).astype(np.uint8)
     groups = list(DEPTH)
     for t in range(len(order)):
         image = wall.copy()
         for points, shade in (part for group in order[t] for shape in shapes[groups[group]] for part in shape):
-            cv2.fillConvexPoly(image, cv2.convexHull(points[t]), shade, cv2.LINE_AA, 4)  # coordinates in sixteenths of a pixel
+            cv2.fillConvexPoly(image, cv2.convexHull(points[t]), shade, cv2.LINE_AA, shift=4)
         yield image
 
-# %% ../notebooks/01_body_videos.ipynb #3497d71e
+# %% ../notebooks/01_body_videos.ipynb #0b360db6
 HALF = ("adm", "ten", "con", "dis", "sur")  # played by five actors only
 
 
@@ -395,7 +406,8 @@ def plan_corpus(seed: int = 0) -> list[ClipPlan]:
         actors = np.sort(rng.permutation(10)[: 5 if code in HALF else 10]) + 1
         for actor, pick in zip(actors.tolist(), rng.permutation(len(actors)) % len(acts)):
             n_frames = int(rng.integers(20, 32) if rng.random() < 0.08 else rng.triangular(32, 95, 200))
-            plan.append(ClipPlan(f"{len(plan) + 1:03d}{code}_a{actor:02d}_s{seed}.avi", acts[pick], actor, n_frames, seed))
+            name = f"{len(plan) + 1:03d}{code}_a{actor:02d}_s{seed}.avi"
+            plan.append(ClipPlan(name, acts[pick], actor, n_frames, seed))
     return plan
 
 
@@ -406,7 +418,7 @@ def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
     motion = perform(ACTS[clip.act], actor, clip.n_frames, rng)
     return motion, paint(motion, actor, rng)
 
-# %% ../notebooks/01_body_videos.ipynb #7ac60015
+# %% ../notebooks/01_body_videos.ipynb #af26c22f
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; afterwards it takes the place of `path`, or goes if the writing failed."""
@@ -430,13 +442,16 @@ def write_video(frames: Iterable[np.ndarray], path: Path) -> None:
             writer.write(frame)
         writer.release()
         if not is_whole(beside, count):
-            raise OSError(f"{path}: the video could not be written; check that the folder may be written and the disk has room.")
+            raise OSError(
+                f"{path}: the video could not be written; check that the folder may be written and the disk has room."
+            )
 
 
 def is_whole(path: Path, n_frames: int) -> bool:
-    """Whether `path` is a video of `n_frames` frames, by its header."""
-    video = cv2.VideoCapture(str(path)) if path.is_file() else None
-    return video is not None and video.isOpened() and int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == n_frames
+    """Whether `path` is an .avi as long as its header says, in bytes and in frames."""
+    if not path.is_file() or path.stat().st_size != 8 + int.from_bytes(path.read_bytes()[4:8], "little"):
+        return False
+    return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) == n_frames
 
 
 def _film_all(film: Callable, items: list, folder: Path) -> list:
@@ -464,7 +479,7 @@ def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: in
     _film_all(film, plan_corpus(seed) if plan is None else plan, folder)
     return folder
 
-# %% ../notebooks/01_body_videos.ipynb #a3eb0836
+# %% ../notebooks/01_body_videos.ipynb #a3e69d44
 def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], list[list[float]], list[list[str]]]:
     """Names, parents, offsets and channels of a BVH hierarchy; a broken one raises ValueError, IndexError or RuntimeError."""
     names, parents, offsets, channels, above = [], [], [], [], []
@@ -520,7 +535,9 @@ def read_bvh(path: str | Path) -> Motion:
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     middle = next((number for number, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
     if middle is None or lines[0].strip().upper() != "HIERARCHY":
-        raise BodyError(f"{path}: not a BVH file (it needs the lines HIERARCHY and MOTION); export the motion as BVH again.")
+        raise BodyError(
+            f"{path}: not a BVH file (it needs the lines HIERARCHY and MOTION); export the motion as BVH again."
+        )
     words = [(w, n) for n, line in enumerate(lines[1:middle], 2) for w in re.sub("([{}])", r" \1 ", line).split()]
     queue = iter(words)
     try:
@@ -535,7 +552,9 @@ def read_bvh(path: str | Path) -> Motion:
         if n_frames < 1 or interval <= 0 or not np.isfinite(values).all() or values.size != n_frames * width:
             raise ValueError(f"{n_frames} frames of {width} numbers are announced, {values.size} numbers follow")
     except (ValueError, IndexError) as error:
-        raise BodyError(f"{path}, after line {middle + 1}: the frames are broken ({error}); export the file again.") from None
+        raise BodyError(
+            f"{path}, after line {middle + 1}: the frames are broken ({error}); export the file again."
+        ) from None
     positions = _place_joints(parents, np.array(offsets), channels, values.reshape(n_frames, width))
     motion = Motion(tuple(names), tuple(parents), positions, 1 / interval)
     units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
@@ -543,7 +562,7 @@ def read_bvh(path: str | Path) -> Motion:
     unit = units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
     return Motion(motion.names, motion.parents, positions @ _upright(motion).T * unit, motion.fps)
 
-# %% ../notebooks/01_body_videos.ipynb #024baaec
+# %% ../notebooks/01_body_videos.ipynb #8d1f3150
 def _chain(motion: Motion, tip: int) -> list[int]:
     """The joints from the root to `tip`."""
     return [*(_chain(motion, motion.parents[tip]) if motion.parents[tip] >= 0 else ()), tip]
@@ -582,7 +601,9 @@ def _tips_by_shape(motion: Motion) -> dict[str, int]:
     below = sorted(fork(0), key=lambda child: (len(leaves(child)), _length(motion, farthest(child))))
     above = sorted(fork(below[-1]), key=lambda child: _length(motion, farthest(child))) if len(below) > 2 else []
     if len(above) < 3:
-        raise BodyError("this skeleton shows no hands, feet and head; name its joints (LeftHand, RightFoot, Head and so on).")
+        raise BodyError(
+            "this skeleton shows no hands, feet and head; name its joints (LeftHand, RightFoot, Head and so on)."
+        )
     tips = {"head": farthest(above[-3])}
     for part, pair in (("hand", above[-2:]), ("foot", below[-3:-1])):  # left is +x, as skeletons are usually built
         right, left = sorted(map(farthest, pair), key=lambda tip: motion.positions[0, tip, 0])
@@ -635,12 +656,12 @@ def as_figure(motion: Motion) -> Motion:
     line = np.median(across, axis=0)
     facing = rotation("y", np.degrees(np.arctan2(line[2], line[0]))) * 0.5 / trunk
     positions = (np.stack([at[name] for name in JOINTS], axis=1) - np.median(at["pelvis"], axis=0)) @ facing.T
-    moment = np.arange(int((len(positions) - 1) / motion.fps * FPS + 1e-6) + 1) / FPS * motion.fps
+    moment = np.arange(int((len(positions) - 1) / motion.fps * FPS + 1e-3) + 1) / FPS * motion.fps
     before = np.minimum(moment.astype(int), len(positions) - 1)
     after, part = np.minimum(before + 1, len(positions) - 1), (moment - before)[:, None, None]
     return Motion(JOINTS, PARENTS, (1 - part) * positions[before] + part * positions[after], FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #37dab9b3
+# %% ../notebooks/01_body_videos.ipynb #767d06fa
 def _read_manifest(folder: Path) -> list[tuple[str, str, str]]:
     """(path, label, actor) of every row of `folder`/manifest.csv."""
     table = folder / "manifest.csv"
@@ -681,5 +702,7 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
     problems = [row for row in results if isinstance(row, str)]
     print(*problems, sep="\n", end="\n" if problems else "")
     if len(problems) == len(results):
-        raise BodyError(f"{bvh_folder}: none of the {len(results)} files in manifest.csv could be used; see the reasons above.")
+        raise BodyError(
+            f"{bvh_folder}: none of the {len(results)} files in manifest.csv could be used; see the reasons above."
+        )
     return folder

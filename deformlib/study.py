@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'SPLITS', 'MODELS', 'Recipe', 'StudyError', 'Experiment', 'table1', 'make_split', 'make_network', 'commit',
            'machine', 'record', 'run']
 
-# %% ../notebooks/11_full_gpu_training.ipynb #3180ba27
+# %% ../notebooks/11_full_gpu_training.ipynb #3284d2f9
 import json
 import os
 import platform
@@ -26,7 +26,7 @@ from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import NetworkConfig, VideoNet, paper_steps, preset, save_network
 from .training import RELEASED, TrainConfig, evaluate, fit
 
-# %% ../notebooks/11_full_gpu_training.ipynb #a4bd6591
+# %% ../notebooks/11_full_gpu_training.ipynb #a5b0b8dd
 @dataclass(frozen=True)
 class Recipe:
     """A network of chapter 09 and how to train it."""
@@ -47,7 +47,7 @@ RECIPES = {
     "released": Recipe(preset("released"), RELEASED),
 }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #f48cf699
+# %% ../notebooks/11_full_gpu_training.ipynb #ea7a5dc5
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message says why and what to do."""
 
@@ -76,7 +76,7 @@ class Experiment:
         """The name of the run's files."""
         return f"{self.recipe}-{self.model}-{self.split}-{self.seed}"
 
-# %% ../notebooks/11_full_gpu_training.ipynb #fa248af2
+# %% ../notebooks/11_full_gpu_training.ipynb #a650b5e5
 def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "classroom") -> list[Experiment]:
     """The runs behind Table 1: plain and deformable, a clean split (by actor, else by clip) and the paper's, each seed."""
     clean = "by_clip" if any(video.actor is None for video in corpus.videos) else "by_actor"
@@ -87,7 +87,7 @@ def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "clas
         for model in MODELS
     ]
 
-# %% ../notebooks/11_full_gpu_training.ipynb #48db1cff
+# %% ../notebooks/11_full_gpu_training.ipynb #55c7e689
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     """The split of an experiment: a fifth of the actors, clips or copies validates; of copies, two per clip at random."""
     if experiment.split == "by_actor":
@@ -98,14 +98,17 @@ def make_split(experiment: Experiment, corpus: Corpus) -> Split:
 
 
 def make_network(experiment: Experiment, classes: int) -> VideoNet:
-    """The untrained network of an experiment, its first weights fixed by the seed; "plain" has no deformable step."""
+    """The untrained network of an experiment. The seed fixes its first weights, which both models share."""
     config = replace(RECIPES[experiment.recipe].network, classes=classes)
-    if experiment.model == "plain":
-        config = replace(config, deform_steps=tuple(() for _ in config.hidden))
     torch.manual_seed(experiment.seed)
-    return VideoNet(config)
+    plain = VideoNet(replace(config, deform_steps=tuple(() for _ in config.hidden)))
+    if experiment.model == "plain":
+        return plain
+    deformable = VideoNet(config)
+    deformable.load_state_dict(plain.state_dict(), strict=False)  # what it has beyond these starts by itself
+    return deformable
 
-# %% ../notebooks/11_full_gpu_training.ipynb #e855ead1
+# %% ../notebooks/11_full_gpu_training.ipynb #23f63863
 def commit() -> str | None:
     """The commit of the code that runs, with "+changes" if tracked files differ from it; None outside a git checkout."""
     folder = Path(deformlib.__file__).parent
@@ -173,7 +176,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, net: VideoNet, 
         **machine(),
     }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #70067d22
+# %% ../notebooks/11_full_gpu_training.ipynb #4b2b2358
 def run(experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None) -> list[dict]:
     """Do the experiments that have no record in `folder`, and return the records of all, in the order of the list.
 
@@ -214,3 +217,6 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
     shutil.rmtree(folder / experiment.name)
     print(f"  {100 * done['accuracy']:.1f} % of {len(split.val)}, {done['seconds']:.0f} s")
     return done
+
+
+# (How long a run takes differs from time to time, so nbval does not compare these two cells.)

@@ -48,6 +48,10 @@ def test_models_of_a_seed_start_alike(corpus: Corpus):
     weights, more = plain.state_dict(), deformable.state_dict()
     assert {name for name in more if name not in weights} == {name for name in more if "offset_branch" in name} != set()
     assert all(not value.any() for name, value in more.items() if "offset_branch" in name)
+    clips = torch.rand(2, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(plain.eval()(clips), deformable.eval()(clips), atol=1e-6)
+    other = make_network(Experiment("", "by_actor", "plain", 5, "tiny"), 3)
+    assert not torch.allclose(other.eval()(clips), plain(clips), atol=1e-3)
 
 
 def test_splits_hold_out_a_fifth(corpus: Corpus):
