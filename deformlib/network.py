@@ -98,7 +98,7 @@ PRESETS = {
     ),
     "classroom": NetworkConfig(
         length=16,
-        size=48,
+        size=32,
         conv3d=(16, 32, 64),
         hidden=(16, 16, 16),
         conv2d=(32, 64, 64),
