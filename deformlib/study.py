@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'SPLITS', 'MODELS', 'Recipe', 'StudyError', 'Experiment', 'table1', 'make_split', 'make_network', 'commit',
            'machine', 'record', 'run']
 
-# %% ../notebooks/11_full_gpu_training.ipynb #3447ccb6
+# %% ../notebooks/11_full_gpu_training.ipynb #6ae1baf5
 import json
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import NetworkConfig, VideoNet, paper_steps, preset, save_network
 from .training import RELEASED, TrainConfig, evaluate, fit
 
-# %% ../notebooks/11_full_gpu_training.ipynb #0e5360ae
+# %% ../notebooks/11_full_gpu_training.ipynb #71541301
 @dataclass(frozen=True)
 class Recipe:
     """A network of chapter 09 and how to train it."""
@@ -45,12 +45,12 @@ RECIPES = {
         ),
         TrainConfig(epochs=2, epoch_steps=4, batch=4),
     ),
-    "classroom": Recipe(preset("classroom"), TrainConfig(epochs=8, epoch_steps=80, batch=8)),
+    "classroom": Recipe(preset("classroom"), TrainConfig(epochs=8, epoch_steps=100, batch=8)),
     "paper": Recipe(preset("paper"), RELEASED),
     "released": Recipe(preset("released"), RELEASED),
 }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #3cb7cd3f
+# %% ../notebooks/11_full_gpu_training.ipynb #f84af1df
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message says why and what to do."""
 
@@ -79,7 +79,7 @@ class Experiment:
         """The name of the run's files."""
         return f"{self.recipe}-{self.model}-{self.split}-{self.seed}"
 
-# %% ../notebooks/11_full_gpu_training.ipynb #a2da37bb
+# %% ../notebooks/11_full_gpu_training.ipynb #28cd644b
 def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "classroom") -> list[Experiment]:
     """The runs behind Table 1: plain and deformable, a clean split (by actor, else by clip) and the paper's, each seed."""
     clean = "by_clip" if any(video.actor is None for video in corpus.videos) else "by_actor"
@@ -90,7 +90,7 @@ def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "clas
         for model in MODELS
     ]
 
-# %% ../notebooks/11_full_gpu_training.ipynb #39a665a1
+# %% ../notebooks/11_full_gpu_training.ipynb #4f76036a
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     """The split of an experiment: a fifth of the actors, clips or copies validates; of copies, two per clip at random."""
     if experiment.split == "by_actor":
@@ -111,7 +111,7 @@ def make_network(experiment: Experiment, classes: int) -> VideoNet:
     deformable.load_state_dict(plain.state_dict(), strict=False)  # what it has beyond these starts by itself
     return deformable
 
-# %% ../notebooks/11_full_gpu_training.ipynb #5335f21a
+# %% ../notebooks/11_full_gpu_training.ipynb #3b6557c8
 def commit() -> str | None:
     """The commit of the code that runs, with "+changes" if tracked files differ from it; None outside a git checkout."""
     folder = Path(deformlib.__file__).parent
@@ -135,7 +135,7 @@ def machine() -> dict:
             versions[package] = version(package)
         except ModuleNotFoundError:  # Colab carries OpenCV under another name
             versions[package] = None
-    device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, threads a run: {torch.get_num_threads()}"
     return {"device": device, "python": platform.python_version(), "versions": versions, "commit": commit()}
 
 
@@ -179,7 +179,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, net: VideoNet, 
         **machine(),
     }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #9e211084
+# %% ../notebooks/11_full_gpu_training.ipynb #d7987a93
 def run(
     experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None, workers: int = 1
 ) -> list[dict]:
@@ -207,14 +207,15 @@ def run(
 def _share(experiments: Sequence[Experiment], folder: Path, cache: str | Path | None, workers: int) -> None:
     """Let processes do the list together, to and fro so that each gets its share of slow runs; wait for all of them."""
     turns = [*range(workers), *reversed(range(workers))]
-    processes = []
+    kept, processes = os.environ.copy(), []
     for worker in range(workers):
         share = [experiment for number, experiment in enumerate(experiments) if turns[number % len(turns)] == worker]
         os.environ.update(OMP_NUM_THREADS="1", TQDM_POSITION=str(worker))  # a process reads these when it starts
         process = multiprocessing.get_context("spawn").Process(target=_work, args=(share, folder, cache), daemon=True)
         process.start()
         processes.append(process)
-    del os.environ["OMP_NUM_THREADS"], os.environ["TQDM_POSITION"]
+    os.environ.clear()
+    os.environ.update(kept)
     for process in processes:
         process.join()
 
