@@ -14,6 +14,7 @@ __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'S
 import csv
 import os
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -422,7 +423,7 @@ def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; afterwards it takes the place of `path`, or goes if the writing failed."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
         yield beside
         os.replace(beside, path)
