@@ -1,6 +1,7 @@
 """The course's jobs for people without make: python -m deformlib --help."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
     job.add_argument("--recipe", default="classroom", help="tiny, classroom, paper or released (%(default)s)")
     job.add_argument("--seeds", type=int, default=3, help="runs of each kind (%(default)s)")
+    job.add_argument("--workers", type=int, help="processes on a CPU (as many as cores, at most 4)")
     job.add_argument("--results", type=Path, help="folder for records and tables (results/RECIPE, with the corpus' name)")
     job.set_defaults(do=reproduce)
 
@@ -60,6 +62,8 @@ def make(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """Run the study behind Table 1 on a corpus and write its tables."""
+    import torch
+
     from .bodies import make_corpus, motion_corpus
     from .corpus import Corpus
     from .results import write_tables
@@ -78,7 +82,9 @@ def reproduce(options: argparse.Namespace) -> None:
     network = RECIPES[options.recipe].network
     corpus = Corpus(folder, network.size, network.in_channels == 3)
     experiments = table1(corpus, range(options.seeds), options.recipe)
-    run(experiments, results)
+    workers = options.workers or (1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1))
+    print(f"{len(experiments)} runs into {results}; those with a record there are done")
+    run(experiments, results, workers=workers)
     write_tables(results)
     print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
     print(f"records, weights, table1.md, table1.csv, recall.csv, table1.png and confusion.png are in {results}")

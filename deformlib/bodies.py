@@ -10,10 +10,11 @@ __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'S
            'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'make_corpus', 'read_bvh', 'as_figure',
            'motion_corpus']
 
-# %% ../notebooks/01_body_videos.ipynb #7dae6c1c
+# %% ../notebooks/01_body_videos.ipynb #625b7803
 import csv
 import os
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,7 @@ class Motion:
     positions: np.ndarray  # float [T, J, 3]
     fps: float
 
-# %% ../notebooks/01_body_videos.ipynb #e05dc2d2
+# %% ../notebooks/01_body_videos.ipynb #3996d528
 def reach(start: np.ndarray, target: np.ndarray, pole: np.ndarray, a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
     """Bend a limb of bones `a` and `b` from `start` towards `target`, its middle joint towards the direction `pole`.
 
@@ -60,7 +61,7 @@ def reach(start: np.ndarray, target: np.ndarray, pole: np.ndarray, a: float, b: 
     cosine = (a**2 + d**2 - b**2) / (2 * a * d)
     return start + a * (cosine * along + np.sqrt(1 - cosine**2) * side), start + d * along
 
-# %% ../notebooks/01_body_videos.ipynb #30faf4e0
+# %% ../notebooks/01_body_videos.ipynb #67baa68a
 def ease(n_frames: int, times: np.ndarray, snap: float) -> np.ndarray:
     """Weights [T, K] of K key postures over T frames; key k is reached at frame times[k] and each row sums to 1."""
     travel = np.diff(times) * (1 - 0.85 * snap)
@@ -75,7 +76,7 @@ def drift(rng: np.random.Generator, n_frames: int, channels: int) -> np.ndarray:
     times = np.arange(-20, n_frames + 20, 20) + rng.integers(20)
     return ease(n_frames, times, 0.0) @ rng.normal(size=(len(times), channels))
 
-# %% ../notebooks/01_body_videos.ipynb #30eef344
+# %% ../notebooks/01_body_videos.ipynb #650af3cc
 # Where a wrist goes: from the shoulder, upright ("s") or leaning with the chest ("c"), or from the middle of the head ("h");
 # outward, up and forward in arm lengths; then how far the elbow points outward.
 HANDS = {
@@ -162,7 +163,7 @@ ACTS = (
     Act("despair", "face head", "head face", 1.0, 0.3, {"lean": 24, "nod": 26, "round": 6}, {"sway": (0.8, 7)}),
 )  # fmt: skip
 
-# %% ../notebooks/01_body_videos.ipynb #a878892c
+# %% ../notebooks/01_body_videos.ipynb #03edb7e8
 @dataclass(frozen=True)
 class Actor:
     """What is the same in all clips of one actor, drawn from the actor's own generator and never from the emotion."""
@@ -211,7 +212,7 @@ def draw_actor(rng: np.random.Generator) -> Actor:
         habit=rng.normal(size=9) * [3, 2, 4, 5, 4, 3, 1, 1.5, 1],
     )
 
-# %% ../notebooks/01_body_videos.ipynb #a0a839e3
+# %% ../notebooks/01_body_videos.ipynb #ab1741d5
 def rotation(axis: str, degrees: np.ndarray | float) -> np.ndarray:
     """Right-handed rotation matrices [..., 3, 3] about "x", "y" or "z", for column vectors."""
     angle = np.radians(degrees)
@@ -263,7 +264,7 @@ def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: n
         curves[name] += actor.habit[index] + size * wobble[:, index]
     return curves
 
-# %% ../notebooks/01_body_videos.ipynb #70c9eea7
+# %% ../notebooks/01_body_videos.ipynb #e51ebe07
 SIDES = {"left": 1, "right": -1}  # the sign of x
 LIMB = ("shoulder", "elbow", "wrist", "hand", "hip", "knee", "ankle")
 JOINTS = ("pelvis", "chest", "neck", "head", "nose", *(f"{side}_{joint}" for side in SIDES for joint in LIMB))
@@ -310,7 +311,7 @@ def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> 
         at |= {f"{side}_{joint}": where for joint, where in zip(LIMB, limb)}
     return Motion(JOINTS, PARENTS, np.stack([at[name] for name in JOINTS], axis=1), FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #0ccb7e02
+# %% ../notebooks/01_body_videos.ipynb #2153a025
 PARTS = (  # group, colour, discs (joint, radius in metres): a part is the outline around its discs
     *(("legs", "trousers", ((f"{s}_hip", 0.088), (f"{s}_knee", 0.068))) for s in SIDES),
     *(("legs", "trousers", ((f"{s}_knee", 0.068), (f"{s}_ankle", 0.050))) for s in SIDES),
@@ -382,7 +383,7 @@ def paint(motion: Motion, actor: Actor, rng: np.random.Generator) -> Iterator[np
             cv2.fillConvexPoly(image, cv2.convexHull(points[t]), shade, cv2.LINE_AA, shift=4)
         yield image
 
-# %% ../notebooks/01_body_videos.ipynb #0b360db6
+# %% ../notebooks/01_body_videos.ipynb #e7b94a50
 HALF = ("adm", "ten", "con", "dis", "sur")  # played by five actors only
 
 
@@ -418,11 +419,11 @@ def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
     motion = perform(ACTS[clip.act], actor, clip.n_frames, rng)
     return motion, paint(motion, actor, rng)
 
-# %% ../notebooks/01_body_videos.ipynb #af26c22f
+# %% ../notebooks/01_body_videos.ipynb #a7debfd7
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; afterwards it takes the place of `path`, or goes if the writing failed."""
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    beside = path.with_name(f".{os.getpid()}-{threading.get_ident()}.{path.name}")
     try:
         yield beside
         os.replace(beside, path)
@@ -479,7 +480,7 @@ def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: in
     _film_all(film, plan_corpus(seed) if plan is None else plan, folder)
     return folder
 
-# %% ../notebooks/01_body_videos.ipynb #a3e69d44
+# %% ../notebooks/01_body_videos.ipynb #d38f48e4
 def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], list[list[float]], list[list[str]]]:
     """Names, parents, offsets and channels of a BVH hierarchy; a broken one raises ValueError, IndexError or RuntimeError."""
     names, parents, offsets, channels, above = [], [], [], [], []
@@ -562,7 +563,7 @@ def read_bvh(path: str | Path) -> Motion:
     unit = units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
     return Motion(motion.names, motion.parents, positions @ _upright(motion).T * unit, motion.fps)
 
-# %% ../notebooks/01_body_videos.ipynb #8d1f3150
+# %% ../notebooks/01_body_videos.ipynb #1a6a5ef5
 def _chain(motion: Motion, tip: int) -> list[int]:
     """The joints from the root to `tip`."""
     return [*(_chain(motion, motion.parents[tip]) if motion.parents[tip] >= 0 else ()), tip]
@@ -661,7 +662,7 @@ def as_figure(motion: Motion) -> Motion:
     after, part = np.minimum(before + 1, len(positions) - 1), (moment - before)[:, None, None]
     return Motion(JOINTS, PARENTS, (1 - part) * positions[before] + part * positions[after], FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #767d06fa
+# %% ../notebooks/01_body_videos.ipynb #c96cc967
 def _read_manifest(folder: Path) -> list[tuple[str, str, str]]:
     """(path, label, actor) of every row of `folder`/manifest.csv."""
     table = folder / "manifest.csv"

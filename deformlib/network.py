@@ -8,7 +8,6 @@ __all__ = ['RELEASED', 'PRESETS', 'NetworkError', 'NetworkConfig', 'paper_steps'
 
 # %% ../notebooks/09_the_network.ipynb #a001404e
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .bodies import replacing
 from .conv3d import Conv3dStack
 from .convlstm import ConvLSTM
 
@@ -98,7 +98,7 @@ PRESETS = {
     ),
     "classroom": NetworkConfig(
         length=16,
-        size=48,
+        size=32,
         conv3d=(16, 32, 64),
         hidden=(16, 16, 16),
         conv2d=(32, 64, 64),
@@ -198,9 +198,8 @@ def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> N
         )
     header = {"deformlib": "VideoNet", "config": json.dumps(asdict(net.config)), "classes": json.dumps(list(classes))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside, header)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside, header)
 
 
 def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'TITLES', 'COLORS', 'ResultsError', 'load_records', 'runs_table', 'interval', 'difference', 'table1',
            'caption', 'to_markdown', 'draw_table1', 'confusion', 'recall', 'draw_confusion', 'write_tables']
 
-# %% ../notebooks/13_results_tables.ipynb #a3dbe250
+# %% ../notebooks/13_results_tables.ipynb #168af551
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from scipy import stats
 
 from .bodies import replacing
 
-# %% ../notebooks/13_results_tables.ipynb #241fc9cc
+# %% ../notebooks/13_results_tables.ipynb #e88d475f
 class ResultsError(ValueError):
     """Records from which no table can be made; the message names the file or folder and the remedy."""
 
@@ -53,7 +53,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows).sort_values(["split", "model", "seed"], ignore_index=True)
 
-# %% ../notebooks/13_results_tables.ipynb #5cef6028
+# %% ../notebooks/13_results_tables.ipynb #aa25d01b
 def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of a mean (Student's t over runs); the half width of a single run is nan."""
     values = np.asarray(values, dtype=float)
@@ -62,7 +62,7 @@ def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
-# %% ../notebooks/13_results_tables.ipynb #62c8526a
+# %% ../notebooks/13_results_tables.ipynb #423476d9
 PAPER = {"plain": 96.38, "deformable": 98.8}  # Tahghighi et al. 2020, Table 1
 TITLES = {"plain": "normal ConvLSTM", "deformable": "deformable ConvLSTM"}
 
@@ -92,11 +92,11 @@ def table1(runs: pd.DataFrame) -> pd.DataFrame:
         mean, half, pairs = difference(runs, split)
         if pairs:
             reported = PAPER["deformable"] - PAPER["plain"] if split == "by_copy" else float("nan")
-            rows.append((split, "difference, in pairs", mean, half, pairs, pd.NA, reported))
+            rows.append((split, "difference, in pairs", mean, half, pairs, pd.NA, round(reported, 2)))
     columns = ["split", "model", "accuracy", "half width", "runs", "judged", "paper (GEMEP, authors' report)"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../notebooks/13_results_tables.ipynb #9995aa4a
+# %% ../notebooks/13_results_tables.ipynb #bfe8bf9d
 def caption(records: list[dict]) -> str:
     """What a table of these records is about: corpus, recipe, seeds, machine. One sentence each, for the line above the table."""
     first = records[0]
@@ -110,17 +110,19 @@ def caption(records: list[dict]) -> str:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown, numbers with one decimal, nothing where nothing is known."""
+    """A table as Markdown: our numbers with one decimal, the paper's as printed, nothing where nothing is known."""
 
-    def text(value: object) -> str:
+    def text(value: object, column: str) -> str:
         if pd.isna(value):
             return ""
-        return f"{value:.1f}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value:g}" if column.startswith("paper") else f"{value:.1f}"
+        return str(value)
 
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(text, line)) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(text, line, table.columns)) + " |" for line in lines) + "\n"
 
-# %% ../notebooks/13_results_tables.ipynb #14b930bf
+# %% ../notebooks/13_results_tables.ipynb #0ba0d89a
 COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
 
 
@@ -146,7 +148,7 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
     ax.legend(loc="upper left")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #4aae1ff6
+# %% ../notebooks/13_results_tables.ipynb #4255a3cb
 def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
     """How often class i was taken for class j, int64 [classes, classes], added up over the runs of a model and split."""
     counts = np.zeros((len(records[0]["corpus"]["classes"]),) * 2, dtype=np.int64)
@@ -175,7 +177,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], ax: plt.Axes) -> plt.
     ax.set(xlabel="said", ylabel="acted")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #cc2086c2
+# %% ../notebooks/13_results_tables.ipynb #4c9248e5
 def write_tables(folder: str | Path) -> pd.DataFrame:
     """Make table1.md, table1.csv, recall.csv, table1.png and confusion.png of a results folder from its records; return Table 1."""
     folder = Path(folder)

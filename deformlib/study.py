@@ -6,12 +6,14 @@
 __all__ = ['RECIPES', 'SPLITS', 'MODELS', 'Recipe', 'StudyError', 'Experiment', 'table1', 'make_split', 'make_network', 'commit',
            'machine', 'record', 'run']
 
-# %% ../notebooks/11_full_gpu_training.ipynb #3284d2f9
+# %% ../notebooks/11_full_gpu_training.ipynb #6ae1baf5
 import json
+import multiprocessing
 import os
 import platform
 import shutil
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import deformlib
 from .bodies import replacing
@@ -26,7 +29,7 @@ from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import NetworkConfig, VideoNet, paper_steps, preset, save_network
 from .training import RELEASED, TrainConfig, evaluate, fit
 
-# %% ../notebooks/11_full_gpu_training.ipynb #a5b0b8dd
+# %% ../notebooks/11_full_gpu_training.ipynb #71541301
 @dataclass(frozen=True)
 class Recipe:
     """A network of chapter 09 and how to train it."""
@@ -42,12 +45,12 @@ RECIPES = {
         ),
         TrainConfig(epochs=2, epoch_steps=4, batch=4),
     ),
-    "classroom": Recipe(preset("classroom"), TrainConfig(epochs=8, epoch_steps=40, batch=8)),
+    "classroom": Recipe(preset("classroom"), TrainConfig(epochs=8, epoch_steps=100, batch=8)),
     "paper": Recipe(preset("paper"), RELEASED),
     "released": Recipe(preset("released"), RELEASED),
 }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #ea7a5dc5
+# %% ../notebooks/11_full_gpu_training.ipynb #f84af1df
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message says why and what to do."""
 
@@ -76,7 +79,7 @@ class Experiment:
         """The name of the run's files."""
         return f"{self.recipe}-{self.model}-{self.split}-{self.seed}"
 
-# %% ../notebooks/11_full_gpu_training.ipynb #a650b5e5
+# %% ../notebooks/11_full_gpu_training.ipynb #28cd644b
 def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "classroom") -> list[Experiment]:
     """The runs behind Table 1: plain and deformable, a clean split (by actor, else by clip) and the paper's, each seed."""
     clean = "by_clip" if any(video.actor is None for video in corpus.videos) else "by_actor"
@@ -87,7 +90,7 @@ def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "clas
         for model in MODELS
     ]
 
-# %% ../notebooks/11_full_gpu_training.ipynb #55c7e689
+# %% ../notebooks/11_full_gpu_training.ipynb #4f76036a
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     """The split of an experiment: a fifth of the actors, clips or copies validates; of copies, two per clip at random."""
     if experiment.split == "by_actor":
@@ -108,7 +111,7 @@ def make_network(experiment: Experiment, classes: int) -> VideoNet:
     deformable.load_state_dict(plain.state_dict(), strict=False)  # what it has beyond these starts by itself
     return deformable
 
-# %% ../notebooks/11_full_gpu_training.ipynb #23f63863
+# %% ../notebooks/11_full_gpu_training.ipynb #3b6557c8
 def commit() -> str | None:
     """The commit of the code that runs, with "+changes" if tracked files differ from it; None outside a git checkout."""
     folder = Path(deformlib.__file__).parent
@@ -132,7 +135,7 @@ def machine() -> dict:
             versions[package] = version(package)
         except ModuleNotFoundError:  # Colab carries OpenCV under another name
             versions[package] = None
-    device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, threads a run: {torch.get_num_threads()}"
     return {"device": device, "python": platform.python_version(), "versions": versions, "commit": commit()}
 
 
@@ -176,25 +179,59 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, net: VideoNet, 
         **machine(),
     }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #4b2b2358
-def run(experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None) -> list[dict]:
+# %% ../notebooks/11_full_gpu_training.ipynb #d7987a93
+def run(
+    experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None, workers: int = 1
+) -> list[dict]:
     """Do the experiments that have no record in `folder`, and return the records of all, in the order of the list.
 
     `folder` receives NAME.json and NAME.safetensors for each experiment. Stopped at any moment and called again, it
-    goes on where it was. cache: see Corpus. Raises StudyError for a record of the same name from other data.
+    goes on where it was. cache: see Corpus. workers: processes that share the list, one CPU thread each; with 1 the
+    runs follow one another in this process. Raises StudyError for a record of the same name from other data.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if workers > 1:
+        _share(experiments, folder, cache, workers)
     corpora: dict[tuple[str, int, bool], Corpus] = {}
     records = []
-    for number, experiment in enumerate(experiments, start=1):
+    for experiment in experiments:
         network = RECIPES[experiment.recipe].network
         wanted = (experiment.corpus, network.size, network.in_channels == 3)
         if wanted not in corpora:
             corpora[wanted] = Corpus(*wanted, cache=cache)
-        print(f"run {number} of {len(experiments)}: {experiment.name}")
         records.append(_run_one(experiment, corpora[wanted], folder))
     return records
+
+
+def _share(experiments: Sequence[Experiment], folder: Path, cache: str | Path | None, workers: int) -> None:
+    """Let processes do the list together, to and fro so that each gets its share of slow runs; wait for all of them."""
+    turns = [*range(workers), *reversed(range(workers))]
+    kept, processes = os.environ.copy(), []
+    for worker in range(workers):
+        share = [experiment for number, experiment in enumerate(experiments) if turns[number % len(turns)] == worker]
+        os.environ.update(OMP_NUM_THREADS="1", TQDM_POSITION=str(worker))  # a process reads these when it starts
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(share, folder, cache), daemon=True)
+        process.start()
+        processes.append(process)
+    os.environ.clear()
+    os.environ.update(kept)
+    for process in processes:
+        process.join()
+
+
+def _work(experiments: Sequence[Experiment], folder: Path, cache: str | Path | None) -> None:
+    """What one worker does: its runs; and it ends when the process that started it ends."""
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        run(experiments, folder, cache)
+    except KeyboardInterrupt:
+        pass  # the parent says it
 
 
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
@@ -205,7 +242,6 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
             raise StudyError(
                 f"{path}: a record from another corpus or an older state of it; delete it or name another folder."
             )
-        print(f"  done before: {100 * done['accuracy']:.1f} %")
         return done
     split, net = make_split(experiment, corpus), make_network(experiment, len(corpus.classes))
     training = replace(RECIPES[experiment.recipe].training, seed=experiment.seed)
@@ -215,7 +251,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
     with replacing(path) as beside:
         beside.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder / experiment.name)
-    print(f"  {100 * done['accuracy']:.1f} % of {len(split.val)}, {done['seconds']:.0f} s")
+    tqdm.write(f"{experiment.name}: {100 * done['accuracy']:.1f} % of {len(split.val)} right, {done['seconds']:.0f} s")
     return done
 
 

@@ -6,7 +6,7 @@
 __all__ = ['RELEASED', 'TrainingError', 'TrainConfig', 'learning_rate', 'make_optimizer', 'step_pairs', 'evaluate',
            'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'fit', 'draw_history', 'LiveCurve']
 
-# %% ../notebooks/10_training.ipynb #68857fba
+# %% ../notebooks/10_training.ipynb #e34705a2
 import json
 import math
 import time
@@ -31,7 +31,7 @@ from .corpus import Corpus, Split
 from .deform import parameter_groups
 from .network import VideoNet
 
-# %% ../notebooks/10_training.ipynb #6be40fee
+# %% ../notebooks/10_training.ipynb #013a7ec1
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
 
@@ -50,7 +50,7 @@ class TrainConfig:
     epoch_steps: int | None = None
     batch: int = 16
     optimizer: str = "adamw"
-    lr: float = 3e-3
+    lr: float = 1.5e-3
     weight_decay: float = 0.05
     clip_norm: float | None = 10.0
     seed: int = 0
@@ -62,7 +62,7 @@ class TrainConfig:
 
 RELEASED = TrainConfig(epochs=50, batch=2, optimizer="rmsprop", lr=1e-4, clip_norm=None)
 
-# %% ../notebooks/10_training.ipynb #cf96555a
+# %% ../notebooks/10_training.ipynb #2ccbfda3
 def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
     """Learning rate of step number `step`, counted from 0 over the whole run.
 
@@ -74,7 +74,7 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
     done = (step + 1) / (config.epochs * epoch_steps)
     return config.lr * min(done / 0.1, 0.5 * (1 + math.cos(math.pi * max(0.0, done - 0.1) / 0.9)))
 
-# %% ../notebooks/10_training.ipynb #f9e79105
+# %% ../notebooks/10_training.ipynb #b69425df
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate."""
     groups = parameter_groups(net, config.lr)
@@ -84,7 +84,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
         return torch.optim.RMSprop(groups, config.lr, alpha=0.9, eps=1e-7)
     raise TrainingError(f"There is no optimizer {config.optimizer!r}: take adamw or rmsprop.")
 
-# %% ../notebooks/10_training.ipynb #207136d5
+# %% ../notebooks/10_training.ipynb #a5a6d5e5
 def step_pairs(split: Split, config: TrainConfig, step: int) -> np.ndarray:
     """The (clip, copy) pairs of step number `step`, int64 [batch, 2]: a pure function, so that a run can resume anywhere.
 
@@ -95,7 +95,7 @@ def step_pairs(split: Split, config: TrainConfig, step: int) -> np.ndarray:
     order = {turn: np.random.default_rng([config.seed, turn]).permutation(count) for turn in set(places // count)}
     return split.train[[order[place // count][place % count] for place in places]]
 
-# %% ../notebooks/10_training.ipynb #240c2ef5
+# %% ../notebooks/10_training.ipynb #2ad05556
 def evaluate(net: VideoNet, corpus: Corpus, pairs: np.ndarray, seed: int = 0, batch: int = 32) -> np.ndarray:
     """Class probabilities of (clip, copy) pairs [N, 2] -> float32 [N, classes], with the network in evaluation mode.
 
@@ -111,7 +111,7 @@ def evaluate(net: VideoNet, corpus: Corpus, pairs: np.ndarray, seed: int = 0, ba
     net.train(was_training)
     return torch.cat(parts).numpy()
 
-# %% ../notebooks/10_training.ipynb #55576186
+# %% ../notebooks/10_training.ipynb #2b7f445b
 def save_checkpoint(
     path: Path, net: VideoNet, optimizer: torch.optim.Optimizer, accelerator: Accelerator, progress: dict
 ) -> None:
@@ -156,7 +156,7 @@ def load_checkpoint(
         accelerator.scaler.load_state_dict(metadata["scaler"])
     return metadata["progress"]
 
-# %% ../notebooks/10_training.ipynb #753847af
+# %% ../notebooks/10_training.ipynb #545dbd28
 def precision() -> str:
     """Mixed precision for this machine, in accelerate's words: "bf16" or "fp16" on a GPU, "no" on a CPU."""
     if not torch.cuda.is_available():
@@ -246,7 +246,7 @@ def fit(
             on_epoch(progress["history"])
     return progress["history"]
 
-# %% ../notebooks/10_training.ipynb #5ca501ec
+# %% ../notebooks/10_training.ipynb #6c3f765d
 def draw_history(history: list[dict], axes: tuple[plt.Axes, plt.Axes, plt.Axes]) -> None:
     """Draw loss, accuracy (training and watched) and mean tap displacement of each layer over the epochs."""
     epochs = [row["epoch"] for row in history]

@@ -209,7 +209,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "network.safetensors"
     save_network(VideoNet(TINY), path, NAMES)
     before = path.read_bytes()
-    monkeypatch.setattr("deformlib.network.os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr("deformlib.bodies.os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError):
         save_network(VideoNet(TINY), path, NAMES)
     assert path.read_bytes() == before

@@ -86,8 +86,8 @@ def test_confusion_counts_and_recall(records: list[dict]):
 
 def test_markdown_and_caption_say_what_the_data_is(records: list[dict]):
     """Corpus, split, chance, seeds; no nan in the text."""
-    text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA]}))
-    assert text == "| a | b |\n| --- | --- |\n| 1.2 | x |\n|  |  |\n"
+    text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "paper": [96.38, 98.8]}))
+    assert text == "| a | b | paper |\n| --- | --- | --- |\n| 1.2 | x | 96.38 |\n|  |  | 98.8 |\n"
     assert "toy (50 videos, 2 classes, 5 actors), not GEMEP" in caption(records) and "Chance: 50.0 %" in caption(records)
 
 

@@ -1,6 +1,7 @@
 """The whole chain on a tiny corpus: videos, cache, two epochs, resume, predict, table; and what a study must refuse."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_a_run_broken_off_goes_on(corpus: Corpus, tmp_path: Path, monkeypatch):
     assert got["validation"] == wanted["validation"] and got["accuracy"] == wanted["accuracy"]
     first, second = (load_file(tmp_path / folder / f"{experiment.name}.safetensors") for folder in ("straight", "stopped"))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Corpus, tmp_path: Path):
+    """Two processes with one thread each give the records that one gives, in the order of the list."""
+    experiments = table1(corpus, seeds=(0,), recipe="tiny")
+    shared = run(experiments, tmp_path, corpus.cache, workers=2)
+    assert [record["name"] for record in shared] == [experiment.name for experiment in experiments]
+    for record in shared:
+        alone = json.loads((finished / f"{record['name']}.json").read_text())
+        assert record["validation"] == alone["validation"] and "threads a run: 1" in record["device"]
+    assert "TQDM_POSITION" not in os.environ
 
 
 def test_records_of_other_data_are_not_mixed_in(finished: Path, corpus: Corpus, videos: Path, tmp_path: Path):
