@@ -11,7 +11,7 @@ import torch
 
 from deformlib.explorer import Explorer, as_scene, look
 from deformlib.network import NetworkConfig, VideoNet
-from deformlib.offsets import look_back, positions_of, resting
+from deformlib.offsets import look_back, point_weights, positions_of, resting
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
 STEPS = ((0, 2), (1, 2), (2, 3))
@@ -181,9 +181,11 @@ def test_javascript_and_python_agree(page, explorer):
         explorer.column = min(max(explorer.column + right, 0), 5)
         for name in explorer.looks:
             found, expected = shown(page, name), explorer.points(name)
+            stack = explorer.looks[name].stack(step, layer, depth)
+            weights = point_weights(stack, (explorer.row, explorer.column))
             assert found.shape == (9**depth, 3)
             assert torch.allclose(found[:, :2], expected, atol=1e-3)
-            assert torch.allclose(found[:, 2], explorer.weights(name), rtol=1e-4)
+            assert torch.allclose(found[:, 2], weights, rtol=1e-4)
 
 
 def test_hover_slider_and_overlay_change_the_picture(page, explorer):
@@ -220,3 +222,12 @@ def test_labels_are_text_and_play_plays(page):
     page.wait_for_function("old => document.querySelector('output').innerText !== old", arg=before)
     page.locator("button").click()
     assert page.locator("button").inner_text() == "play"
+
+
+def test_the_clip_may_be_shown_in_other_pixels(clip):
+    large = torch.nn.functional.interpolate(clip, (72, 48))
+    seen = look(network(), clip, large)
+    points = look_back(seen.stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    small = look_back(look(network(), clip).stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    assert seen.frames.shape == (4, 1, 72, 48)
+    assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
