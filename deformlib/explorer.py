@@ -23,7 +23,7 @@ from torch import Tensor
 from .bodies import replacing
 from .deform import pair
 from .network import VideoNet
-from .offsets import Field, centres, look_back, point_weights, positions_of, record_offsets, sampling_points
+from .offsets import Field, centres, look_back, positions_of, record_offsets, sampling_points
 
 # %% ../notebooks/14_learned_offsets.ipynb #97904ed1
 @dataclass(frozen=True)
@@ -207,11 +207,11 @@ function draw(canvas, scene, network, state) {
     return channels === 3 ? [data[at], data[at + 1], data[at + 2], 255] : [data[at], data[at], data[at], 255];
   });
   context.drawImage(frame, margin * zoom, margin * zoom, width * zoom, height * zoom);
-  const values = magnitude(network.layers[state.layer], state.step), [rows, columns] = network.map, [scale, shift] = network.before;
+  const top = network.layers[state.layer], values = magnitude(top, state.step), [rows, columns] = network.map, [scale, shift] = network.before;
   if (state.overlay) {
     const [x, y] = onCanvas([shift[0] - scale[0] / 2, shift[1] - scale[1] / 2]);
     const heat = picture(columns, rows, (place) => {
-      const share = values[place] / (network.largest || 1);
+      const share = values[place] / (top.largest || 1);
       return [...colour(MAGMA, share), 40 + 180 * share];
     });
     context.drawImage(heat, x, y, columns * scale[1] * zoom, rows * scale[0] * zoom);
@@ -238,7 +238,7 @@ function draw(canvas, scene, network, state) {
   const deformed = network.layers.slice(state.layer + 1 - state.depth, state.layer + 1).filter((layer) => layer.steps.includes(state.step));
   return `${points.length} points, ${outside} outside the frame, moved ${moved.toFixed(2)} px on average. `
     + `${deformed.length} of ${state.depth} layers deformable at this step.`
-    + (state.overlay ? ` Magnitude from 0 (dark) to ${network.largest.toFixed(2)} map px.` : "");
+    + (state.overlay ? ` Magnitude from 0 (dark) to ${top.largest.toFixed(2)} map px.` : "");
 }
 """
 
@@ -253,8 +253,8 @@ function element(name, properties = {}, children = []) {
 function explore(root, packedScene, state, changed) {
   const scene = unpack(packedScene), [steps, height, width] = scene.frames.shape, layers = scene.networks[0].layers.length;
   const [rows, columns] = scene.networks[0].map, side = Math.min(440, Math.floor(900 / scene.networks.length));
-  for (const network of scene.networks) {
-    network.largest = Math.max(...network.layers.flatMap((layer) => layer.steps.map((step) => Math.max(...magnitude(layer, step)))), 0);
+  for (const layer of scene.networks.flatMap((network) => network.layers)) {
+    layer.largest = Math.max(0, ...layer.steps.map((step) => Math.max(...magnitude(layer, step))));
   }
   const numbers = (count) => Array.from({ length: count }, (_, number) => element("option", { value: number, textContent: number + 1 }));
   const slider = element("input", { type: "range", min: 0, max: steps - 1 }), said = element("output");
@@ -355,11 +355,11 @@ export default { render };
 # %% ../notebooks/14_learned_offsets.ipynb #e09ff3fe
 CSS = """
 .deformlib-explorer { font: 14px/1.4 system-ui, sans-serif; padding: 8px; max-width: 960px; }
-.deformlib-explorer:focus-visible { outline: 2px solid #17becf; }
+.deformlib-explorer:focus-visible { outline: 2px solid #17becf; outline-offset: -2px; }
 .deformlib-explorer .controls { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; margin: 6px 0; }
 .deformlib-explorer .views { display: flex; flex-wrap: wrap; gap: 16px; }
-.deformlib-explorer figure { margin: 0; }
-.deformlib-explorer canvas { display: block; cursor: crosshair; touch-action: none; }
+.deformlib-explorer figure { margin: 0; max-width: 100%; }
+.deformlib-explorer canvas { display: block; max-width: 100%; height: auto; cursor: crosshair; touch-action: none; }
 .deformlib-explorer figcaption { max-width: 440px; min-height: 4.2em; } /* room, so that nothing jumps */
 """
 
