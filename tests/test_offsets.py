@@ -273,7 +273,7 @@ class Mixed(nn.Module):
         super().__init__()
         self.ours = DeformConv2d(2, 4, 3, padding=1, offset_groups=2, modulated=True)
         self.theirs = torchvision.ops.DeformConv2d(4, 3, 3, stride=2)
-        self.filters = DeformConv2d(3, 5, 1, per_filter=True)
+        self.filters = DeformConv2d(3, 5, 3, padding=1, per_filter=True)
         for layer in (self.ours, self.filters):
             nn.init.normal_(layer.offset_branch.weight, std=0.1)
 
@@ -298,8 +298,10 @@ def test_the_recorder_sees_what_the_layers_used():
     assert theirs.field(1).offset[:, 0, 0].tolist() == pytest.approx([0.1 * n for n in range(18)])
     assert theirs.field(1).stride == (2, 2) and theirs.field(1).mask.unique().tolist() == [0.25]
     raw = net.filters.fields(theirs.layer(ours.layer(x), theirs.offset, theirs.mask))[0]
-    assert filters.field(0, group=3).offset.equal(raw[0, [6, 7]])  # one tap: channel 2 (tap F + filter)
-    assert torch.allclose(filters.field(0, group=3).weight, net.filters.weight[3].detach().norm())
+    tap = 7
+    chosen = [2 * (tap * 5 + 3), 2 * (tap * 5 + 3) + 1]  # channel 2 (tap F + filter) + {0: dy, 1: dx}
+    assert filters.field(0, group=3).offset[[14, 15]].equal(raw[0, chosen])
+    assert torch.allclose(filters.field(0, group=3).weight, net.filters.weight[3].detach().norm(dim=0).flatten())
 
 
 def test_the_recorder_leaves_nothing_behind():
@@ -330,6 +332,7 @@ def test_gradients_and_regions_find_the_pixels_that_matter():
     layer = DeformConv2d(1, 1, 3, padding=1)
     nn.init.ones_(layer.weight)
     with torch.no_grad():
+        layer.weight[0, 0, 1, 1] = -1.0
         layer.offset_branch.bias.copy_(torch.tensor([2.0, -1.0]).repeat(9))
     torch.manual_seed(0)
     image = torch.rand(1, 1, 12, 12, requires_grad=True)
@@ -416,6 +419,17 @@ def test_points_that_follow_and_points_that_do_not(degrees, scale):
     assert follow(lambda seen: [STILL], clips, degrees, scale) == pytest.approx((0, 1), abs=1e-6)
 
 
+def test_points_are_compared_at_the_same_place_of_the_body():
+    """Taps that stand wider the farther right they are: turned by 90 degrees, the wide ones are above."""
+    wider = (1 + 0.1 * torch.arange(12.0)).double()
+    taps = GRID[:, :, None, None] * wider.view(1, 1, 1, 12).expand(1, 1, 12, 12)
+    before = Field((taps - GRID[:, :, None, None]).flatten(0, 1))
+    upright = torch.einsum("ij,kjyx->kiyx", turn_of(90), taps).rot90(1, (2, 3))
+    after = Field((upright - GRID[:, :, None, None]).flatten(0, 1))
+    clips = torch.rand(1, 1, 1, 12, 12)
+    assert follow(lambda seen: [before if seen.equal(clips) else after], clips, 90) == pytest.approx((90, 1), abs=1e-3)
+
+
 def test_points_follow_a_shift_exactly():
     """A layer is a convolution: what moves by whole pixels takes its offsets along."""
     torch.manual_seed(0)
@@ -432,7 +446,7 @@ def test_points_follow_a_shift_exactly():
 @pytest.mark.parametrize("ending", ["png", "gif", "mp4"])
 def test_films(tmp_path, ending):
     def draw(step, ax):
-        ax.imshow(torch.full((4, 4), 60.0 * step), cmap="gray", vmin=0, vmax=255)
+        ax.imshow(np.full((4, 4), 60.0 * step), cmap="gray", vmin=0, vmax=255)
         ax.set_title(f"step {step}")
 
     path = save_film(draw, [0, 2, 4], tmp_path / f"film.{ending}", size=1.5)
@@ -507,4 +521,6 @@ def test_weights_colour_the_points_with_the_heaviest_on_top():
     assert ax.collections[0].get_offsets().tolist() == [[3, 3], [1, 1], [5, 2]]
     assert ax.collections[0].get_array().tolist() == pytest.approx([0.1, 0.5, 2.0])
     assert figure.axes[1].get_ylabel() == "weight x mask"
+    whole = look_back([STILL], positions_of(STILL))
+    assert len(draw_points(whole, ax).collections[-1].get_offsets()) == 144 * 9  # the whole grid at once
     plt.close(figure)
