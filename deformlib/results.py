@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'TITLES', 'COLORS', 'ResultsError', 'load_records', 'runs_table', 'interval', 'difference', 'table1',
            'caption', 'to_markdown', 'draw_table1', 'confusion', 'recall', 'draw_confusion', 'write_tables']
 
-# %% ../notebooks/13_results_tables.ipynb #168af551
+# %% ../notebooks/13_results_tables.ipynb #b2403cf6
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from scipy import stats
 
 from .bodies import replacing
 
-# %% ../notebooks/13_results_tables.ipynb #e88d475f
+# %% ../notebooks/13_results_tables.ipynb #43ea66c5
 class ResultsError(ValueError):
     """Records from which no table can be made; the message names the file or folder and the remedy."""
 
@@ -53,7 +53,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows).sort_values(["split", "model", "seed"], ignore_index=True)
 
-# %% ../notebooks/13_results_tables.ipynb #aa25d01b
+# %% ../notebooks/13_results_tables.ipynb #c99fcc16
 def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of a mean (Student's t over runs); the half width of a single run is nan."""
     values = np.asarray(values, dtype=float)
@@ -62,7 +62,7 @@ def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
-# %% ../notebooks/13_results_tables.ipynb #423476d9
+# %% ../notebooks/13_results_tables.ipynb #1b731edf
 PAPER = {"plain": 96.38, "deformable": 98.8}  # Tahghighi et al. 2020, Table 1
 TITLES = {"plain": "normal ConvLSTM", "deformable": "deformable ConvLSTM"}
 
@@ -96,7 +96,7 @@ def table1(runs: pd.DataFrame) -> pd.DataFrame:
     columns = ["split", "model", "accuracy", "half width", "runs", "judged", "paper (GEMEP, authors' report)"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../notebooks/13_results_tables.ipynb #bfe8bf9d
+# %% ../notebooks/13_results_tables.ipynb #54dfd63e
 def caption(records: list[dict]) -> str:
     """What a table of these records is about: corpus, recipe, seeds, machine. One sentence each, for the line above the table."""
     first = records[0]
@@ -122,7 +122,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(text, line, table.columns)) + " |" for line in lines) + "\n"
 
-# %% ../notebooks/13_results_tables.ipynb #0ba0d89a
+# %% ../notebooks/13_results_tables.ipynb #78f6127a
 COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
 
 
@@ -148,7 +148,7 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
     ax.legend(loc="upper left")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #4255a3cb
+# %% ../notebooks/13_results_tables.ipynb #0ddeac8a
 def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
     """How often class i was taken for class j, int64 [classes, classes], added up over the runs of a model and split."""
     counts = np.zeros((len(records[0]["corpus"]["classes"]),) * 2, dtype=np.int64)
@@ -177,7 +177,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], ax: plt.Axes) -> plt.
     ax.set(xlabel="said", ylabel="acted")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #4c9248e5
+# %% ../notebooks/13_results_tables.ipynb #d815b2b6
 def write_tables(folder: str | Path) -> pd.DataFrame:
     """Make table1.md, table1.csv, recall.csv, table1.png and confusion.png of a results folder from its records; return Table 1."""
     folder = Path(folder)
@@ -187,15 +187,16 @@ def write_tables(folder: str | Path) -> pd.DataFrame:
     clean = next((split for split in ("by_actor", "by_clip") if (runs["split"] == split).any()), runs["split"].iloc[0])
     model = "deformable" if (runs["model"] == "deformable").any() else "plain"
     counts = confusion(records, model, clean)
+    source = {"corpus": records[0]["corpus"]["name"], "recipe": records[0]["experiment"]["recipe"]}
     texts = {
         "table1.md": f"{caption(records)}\n\n{to_markdown(table)}",
-        "table1.csv": table.to_csv(index=False),
-        "recall.csv": recall(counts, classes).to_csv(index=False),
+        "table1.csv": table.assign(**source).to_csv(index=False),
+        "recall.csv": recall(counts, classes).assign(**source, split=clean, model=model).to_csv(index=False),
     }
     for name, text in texts.items():
         with replacing(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    title = f"{records[0]['corpus']['name']}, {records[0]['experiment']['recipe']} recipe: not GEMEP"
+    title = f"{source['corpus']}, {source['recipe']} recipe: not GEMEP"
     figure, ax = plt.subplots(figsize=(7, 4), dpi=100, layout="constrained")
     draw_table1(runs, ax, 100 / len(classes)).set_title(title)
     _save(figure, folder / "table1.png")

@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'SPLITS', 'MODELS', 'Recipe', 'StudyError', 'Experiment', 'table1', 'make_split', 'make_network', 'commit',
            'machine', 'record', 'run']
 
-# %% ../notebooks/11_full_gpu_training.ipynb #6ae1baf5
+# %% ../notebooks/11_full_gpu_training.ipynb #76e9a92f
 import json
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import NetworkConfig, VideoNet, paper_steps, preset, save_network
 from .training import RELEASED, TrainConfig, evaluate, fit
 
-# %% ../notebooks/11_full_gpu_training.ipynb #71541301
+# %% ../notebooks/11_full_gpu_training.ipynb #6efa0954
 @dataclass(frozen=True)
 class Recipe:
     """A network of chapter 09 and how to train it."""
@@ -50,7 +50,7 @@ RECIPES = {
     "released": Recipe(preset("released"), RELEASED),
 }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #f84af1df
+# %% ../notebooks/11_full_gpu_training.ipynb #e97a1552
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message says why and what to do."""
 
@@ -79,7 +79,7 @@ class Experiment:
         """The name of the run's files."""
         return f"{self.recipe}-{self.model}-{self.split}-{self.seed}"
 
-# %% ../notebooks/11_full_gpu_training.ipynb #28cd644b
+# %% ../notebooks/11_full_gpu_training.ipynb #aaa08819
 def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "classroom") -> list[Experiment]:
     """The runs behind Table 1: plain and deformable, a clean split (by actor, else by clip) and the paper's, each seed."""
     clean = "by_clip" if any(video.actor is None for video in corpus.videos) else "by_actor"
@@ -90,7 +90,7 @@ def table1(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "clas
         for model in MODELS
     ]
 
-# %% ../notebooks/11_full_gpu_training.ipynb #4f76036a
+# %% ../notebooks/11_full_gpu_training.ipynb #088df439
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     """The split of an experiment: a fifth of the actors, clips or copies validates; of copies, two per clip at random."""
     if experiment.split == "by_actor":
@@ -111,7 +111,7 @@ def make_network(experiment: Experiment, classes: int) -> VideoNet:
     deformable.load_state_dict(plain.state_dict(), strict=False)  # what it has beyond these starts by itself
     return deformable
 
-# %% ../notebooks/11_full_gpu_training.ipynb #3b6557c8
+# %% ../notebooks/11_full_gpu_training.ipynb #f4be8319
 def commit() -> str | None:
     """The commit of the code that runs, with "+changes" if tracked files differ from it; None outside a git checkout."""
     folder = Path(deformlib.__file__).parent
@@ -179,7 +179,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, net: VideoNet, 
         **machine(),
     }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #d7987a93
+# %% ../notebooks/11_full_gpu_training.ipynb #8f6d226c
 def run(
     experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None, workers: int = 1
 ) -> list[dict]:
@@ -249,7 +249,8 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
     done = record(experiment, corpus, split, net, history)
     save_network(net, path.with_suffix(".safetensors"), corpus.classes)
     with replacing(path) as beside:
-        beside.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in done.items())
+        beside.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")  # one line for each name: short diffs
     shutil.rmtree(folder / experiment.name)
     tqdm.write(f"{experiment.name}: {100 * done['accuracy']:.1f} % of {len(split.val)} right, {done['seconds']:.0f} s")
     return done
