@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'TITLES', 'COLORS', 'ResultsError', 'load_records', 'runs_table', 'interval', 'difference', 'table1',
            'caption', 'to_markdown', 'draw_table1', 'confusion', 'recall', 'draw_confusion', 'write_tables']
 
-# %% ../notebooks/13_results_tables.ipynb #6ee3c9a7
+# %% ../notebooks/13_results_tables.ipynb #e08b1ca1
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from scipy import stats
 
 from .bodies import replacing
 
-# %% ../notebooks/13_results_tables.ipynb #2b396412
+# %% ../notebooks/13_results_tables.ipynb #d538c0de
 class ResultsError(ValueError):
     """Records from which no table can be made; the message names the file or folder and the remedy."""
 
@@ -58,7 +58,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows).sort_values(["split", "model", "seed"], ignore_index=True)
 
-# %% ../notebooks/13_results_tables.ipynb #e7f579b3
+# %% ../notebooks/13_results_tables.ipynb #c7ebd2ca
 def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of a mean (Student's t over runs); the half width of a single run is nan."""
     values = np.asarray(values, dtype=float)
@@ -67,7 +67,7 @@ def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
-# %% ../notebooks/13_results_tables.ipynb #62a6f90f
+# %% ../notebooks/13_results_tables.ipynb #1e14dfb2
 PAPER = {"plain": 96.38, "deformable": 98.8}  # Tahghighi et al. 2020, Table 1
 TITLES = {"plain": "normal ConvLSTM", "deformable": "deformable ConvLSTM"}
 
@@ -101,7 +101,7 @@ def table1(runs: pd.DataFrame) -> pd.DataFrame:
     columns = ["split", "model", "accuracy", "half width", "runs", "judged", "paper (GEMEP, authors' report)"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../notebooks/13_results_tables.ipynb #ec8c0768
+# %% ../notebooks/13_results_tables.ipynb #379aa04c
 def caption(records: list[dict]) -> str:
     """What a table of these records is about: corpus and its source, recipe, seeds, chance, machine. For the line above the table."""
     corpus, recipe = records[0]["corpus"], records[0]["experiment"]["recipe"]
@@ -129,7 +129,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(text, line, table.columns)) + " |" for line in lines) + "\n"
 
-# %% ../notebooks/13_results_tables.ipynb #bd41cb40
+# %% ../notebooks/13_results_tables.ipynb #06dee495
 COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
 
 
@@ -155,7 +155,7 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
     ax.legend(loc="upper left")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #d345f550
+# %% ../notebooks/13_results_tables.ipynb #38cd65ed
 def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
     """How often class i was taken for class j, int64 [classes, classes], added up over the runs of a model and split."""
     counts = np.zeros((len(records[0]["corpus"]["classes"]),) * 2, dtype=np.int64)
@@ -184,7 +184,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], ax: plt.Axes) -> plt.
     ax.set(xlabel="said", ylabel="acted")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #357775a5
+# %% ../notebooks/13_results_tables.ipynb #d5895f47
 def write_tables(folder: str | Path) -> pd.DataFrame:
     """Make table1.md, table1.csv, recall.csv, table1.png and confusion.png of a results folder from its records; return Table 1."""
     folder = Path(folder)
