@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'SPLITS', 'MODELS', 'Recipe', 'StudyError', 'Experiment', 'table1_experiments', 'make_split',
            'make_network', 'commit', 'source', 'settings', 'machine', 'record', 'run']
 
-# %% ../notebooks/11_full_gpu_training.ipynb #e5286228
+# %% ../notebooks/11_full_gpu_training.ipynb #da07759f
 import hashlib
 import json
 import multiprocessing
@@ -31,7 +31,7 @@ from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import NetworkConfig, VideoNet, paper_steps, preset, save_network
 from .training import RELEASED_TRAINING, TrainConfig, evaluate, fit
 
-# %% ../notebooks/11_full_gpu_training.ipynb #d6f3e05e
+# %% ../notebooks/11_full_gpu_training.ipynb #af3b4855
 @dataclass(frozen=True)
 class Recipe:
     """A network of chapter 09 and how to train it."""
@@ -52,7 +52,7 @@ RECIPES = {
     "released": Recipe(preset("released"), RELEASED_TRAINING),
 }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #1ab07fcc
+# %% ../notebooks/11_full_gpu_training.ipynb #0c00c887
 class StudyError(ValueError):
     """A study that cannot be run as asked; the message says why and what to do."""
 
@@ -81,7 +81,7 @@ class Experiment:
         """The name of the run's files."""
         return f"{self.recipe}-{self.model}-{self.split}-{self.seed}"
 
-# %% ../notebooks/11_full_gpu_training.ipynb #28dc622b
+# %% ../notebooks/11_full_gpu_training.ipynb #7d897605
 def table1_experiments(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe: str = "classroom") -> list[Experiment]:
     """The runs behind Table 1: plain and deformable, a clean split (by actor, else by clip) and the paper's, each seed."""
     actors = {video.actor for video in corpus.videos}
@@ -95,7 +95,7 @@ def table1_experiments(corpus: Corpus, seeds: Sequence[int] = (0, 1, 2), recipe:
         for model in MODELS
     ]
 
-# %% ../notebooks/11_full_gpu_training.ipynb #a463d49d
+# %% ../notebooks/11_full_gpu_training.ipynb #09a82874
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     """The split of an experiment: a fifth of the actors, clips or copies validates; of the copies, 2 len(corpus) drawn at random."""
     if experiment.split == "by_actor":
@@ -116,7 +116,7 @@ def make_network(experiment: Experiment, classes: int) -> VideoNet:
     deformable.load_state_dict(plain.state_dict(), strict=False)  # what it has beyond these starts by itself
     return deformable
 
-# %% ../notebooks/11_full_gpu_training.ipynb #8be278cf
+# %% ../notebooks/11_full_gpu_training.ipynb #ca8d772c
 def commit() -> str | None:
     """The commit of the code that runs, "+changes" if its files differ from it; None if no git checkout tracks it."""
     folder = Path(deformlib.__file__).parent
@@ -207,7 +207,7 @@ def record(
         **machine(),
     }
 
-# %% ../notebooks/11_full_gpu_training.ipynb #522b8575
+# %% ../notebooks/11_full_gpu_training.ipynb #268b3ccf
 def run(
     experiments: Sequence[Experiment], folder: str | Path, cache: str | Path | None = None, workers: int = 1
 ) -> list[dict]:
@@ -232,7 +232,7 @@ def run(
         records.append(_run_one(experiment, corpora[wanted], folder))
     return records
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #237b9390
 def _share(experiments: Sequence[Experiment], folder: Path, cache: str | Path | None, workers: int) -> None:
     """Let processes do the list together, to and fro so that each gets its share of slow runs; wait for all of them."""
     turns = [*range(workers), *reversed(range(workers))]
@@ -266,7 +266,7 @@ def _work(experiments: Sequence[Experiment], folder: Path, cache: str | Path | N
     except KeyboardInterrupt:
         pass  # the parent says it
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #77f6126f
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path) -> dict:
     path = folder / f"{experiment.name}.json"
     split, net = make_split(experiment, corpus), make_network(experiment, len(corpus.classes))
