@@ -6,7 +6,7 @@
 __all__ = ['RELEASED_TRAINING', 'TrainingError', 'TrainConfig', 'learning_rate', 'make_optimizer', 'step_pairs', 'evaluate',
            'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'fit', 'draw_history', 'LiveCurve']
 
-# %% ../notebooks/10_training.ipynb #590cf5ec
+# %% ../notebooks/10_training.ipynb #bd5272a9
 import hashlib
 import json
 import math
@@ -32,7 +32,7 @@ from .corpus import Corpus, Split
 from .deform import parameter_groups
 from .network import VideoNet
 
-# %% ../notebooks/10_training.ipynb #d680fb1a
+# %% ../notebooks/10_training.ipynb #547a95c0
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
 
@@ -63,7 +63,7 @@ class TrainConfig:
 
 RELEASED_TRAINING = TrainConfig(epochs=50, batch=2, optimizer="rmsprop", lr=1e-4, clip_norm=None)
 
-# %% ../notebooks/10_training.ipynb #bb112ad5
+# %% ../notebooks/10_training.ipynb #fa08bff4
 def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
     """Learning rate of step number `step`, counted from 0 over the whole run.
 
@@ -75,7 +75,7 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
     done = (step + 1) / (config.epochs * epoch_steps)
     return config.lr * min(done / 0.1, 0.5 * (1 + math.cos(math.pi * max(0.0, done - 0.1) / 0.9)))
 
-# %% ../notebooks/10_training.ipynb #c0eb7ad5
+# %% ../notebooks/10_training.ipynb #ab234fd6
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate."""
     groups = parameter_groups(net, config.lr)
@@ -85,7 +85,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer
         return torch.optim.RMSprop(groups, config.lr, alpha=0.9, eps=1e-7)
     raise TrainingError(f"There is no optimizer {config.optimizer!r}: take adamw or rmsprop.")
 
-# %% ../notebooks/10_training.ipynb #32d08d56
+# %% ../notebooks/10_training.ipynb #e2c952b6
 def step_pairs(split: Split, config: TrainConfig, step: int) -> np.ndarray:
     """The (clip, copy) pairs of step number `step`, int64 [batch, 2]: a pure function, so that a run can resume anywhere.
 
@@ -96,7 +96,7 @@ def step_pairs(split: Split, config: TrainConfig, step: int) -> np.ndarray:
     order = {turn: np.random.default_rng([config.seed, turn]).permutation(count) for turn in set(places // count)}
     return split.train[[order[place // count][place % count] for place in places]]
 
-# %% ../notebooks/10_training.ipynb #f4def14d
+# %% ../notebooks/10_training.ipynb #4fd9e907
 def evaluate(net: VideoNet, corpus: Corpus, pairs: np.ndarray, seed: int = 0, batch: int = 32) -> np.ndarray:
     """Class probabilities of (clip, copy) pairs [N, 2] -> float32 [N, classes], with the network in evaluation mode.
 
@@ -105,14 +105,14 @@ def evaluate(net: VideoNet, corpus: Corpus, pairs: np.ndarray, seed: int = 0, ba
     device, was_training = next(net.parameters()).device, net.training
     net.eval()
     with torch.inference_mode():
-        parts = []
-        for start in tqdm(range(0, len(pairs), batch), desc="evaluating", leave=False):
+        parts, starts = [], range(0, len(pairs), batch)
+        for start in tqdm(starts, desc="evaluating", leave=False) if len(starts) > 8 else starts:
             clips, _ = load_batch(corpus, pairs[start : start + batch], net.config.length, seed, device)
             parts.append(net(clips).float().softmax(1).cpu())
     net.train(was_training)
     return torch.cat(parts).numpy()
 
-# %% ../notebooks/10_training.ipynb #e492ab17
+# %% ../notebooks/10_training.ipynb #8d8ca6a4
 def save_checkpoint(
     path: Path, net: VideoNet, optimizer: torch.optim.Optimizer, accelerator: Accelerator, progress: dict
 ) -> None:
@@ -157,7 +157,7 @@ def load_checkpoint(
         accelerator.scaler.load_state_dict(metadata["scaler"])
     return metadata["progress"]
 
-# %% ../notebooks/10_training.ipynb #2c4a8b0a
+# %% ../notebooks/10_training.ipynb #5533f4fb
 def precision() -> str:
     """Mixed precision for this machine, in accelerate's words: "bf16" or "fp16" on a GPU, "no" on a CPU."""
     if not torch.cuda.is_available():
@@ -175,7 +175,7 @@ def watch(net: VideoNet, corpus: Corpus, pairs: np.ndarray, seed: int) -> dict:
     net.train()
     return {"watched": float(right.mean()), "offsets": [field.mean().item() for field in fields]}
 
-# %% ../notebooks/10_training.ipynb #c1a9a1bb
+# %% ../notebooks/10_training.ipynb #cda8b866
 def fit(
     net: VideoNet,
     corpus: Corpus,
@@ -247,7 +247,7 @@ def fit(
             on_epoch(progress["history"])
     return progress["history"]
 
-# %% ../notebooks/10_training.ipynb #312112fc
+# %% ../notebooks/10_training.ipynb #244b22e0
 def draw_history(history: list[dict], axes: tuple[plt.Axes, plt.Axes, plt.Axes]) -> None:
     """Draw loss, accuracy (training and watched) and mean tap displacement of each layer over the epochs."""
     epochs = [row["epoch"] for row in history]
