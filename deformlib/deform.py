@@ -415,9 +415,7 @@ def deform_conv2d(
     (filters, members), kernel_size, (lines, line) = weight.shape[:2], weight.shape[2:], offset.shape[2:]
     taps = kernel_size[0] * kernel_size[1]
     block = 2**18 if input.device.type != "cpu" else 2**16 if per_filter else 2**19 // max(64, min(filters, members))
-    fit = math.ceil(
-        block / (fields * taps * line)
-    )  # a block of taps is so many lines of output, perhaps of several images
+    fit = math.ceil(block / (fields * taps * line))  # lines of output that make a block of so many taps
     images = math.ceil(fit / lines)
 
     def blocks() -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
