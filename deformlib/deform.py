@@ -405,16 +405,17 @@ def deform_conv2d(
     one field for each of G groups of channels; per_filter: for each of F filters. weight: [F, C / groups, kh, kw]. bias: [F].
     mask: [B, G * kh * kw, H', W']. border: outside the input read "zero" or the nearest pixel ("clamp").
 
-    Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are float32 or
-    wider. Differentiable twice. Raises ValueError, naming what was expected, if an argument does not fit.
+    Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are computed
+    in float32 or wider. Differentiable twice. Raises ValueError, naming what was expected, if an argument does not fit.
     """
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(input.device.type)
+    device = input.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)
     groups, fields = check_arguments(input, offset, weight, stride, padding, dilation, mask, border, per_filter)
     (filters, members), kernel_size, (lines, line) = weight.shape[:2], weight.shape[2:], offset.shape[2:]
     taps = kernel_size[0] * kernel_size[1]
-    block = 2**18 if input.device.type != "cpu" else 2**16 if per_filter else 2**19 // max(64, min(filters, members))
+    block = 2**18 if device != "cpu" else 2**16 if per_filter else 2**19 // max(64, min(filters, members))
     fit = math.ceil(block / (fields * taps * line))  # lines of output that make a block of so many taps
     images = math.ceil(fit / lines)
 

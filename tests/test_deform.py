@@ -225,6 +225,8 @@ def test_shapes_and_dtypes_are_known_without_numbers(order, dtype):
         return output, *torch.autograd.grad(output.float().sum(), (x, offset, weight, bias, mask))
 
     real = both_passes(*arguments)
+    meta = both_passes(*(argument.detach().to("meta").requires_grad_() for argument in arguments))
+    assert [(t.shape, t.dtype) for t in meta] == [(t.shape, t.dtype) for t in real]
     with FakeTensorMode() as mode:
         fake = both_passes(*(mode.from_tensor(argument).requires_grad_() for argument in arguments))
     assert [(t.shape, t.dtype, t.stride()) for t in fake] == [(t.shape, t.dtype, t.stride()) for t in real]
