@@ -23,8 +23,8 @@ def main(words: list[str] | None = None) -> int:
     job = jobs.add_parser("reproduce", help="train plain and deformable, clean and as the paper split, and print Table 1")
     job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
     job.add_argument("--recipe", default="classroom", help="tiny, classroom, paper or released (%(default)s)")
-    job.add_argument("--seeds", type=int, default=3, help="runs of each kind (%(default)s)")
-    job.add_argument("--workers", type=int, help="processes on a CPU (as many as cores, at most 4)")
+    job.add_argument("--seeds", type=_count, default=3, help="runs of each kind (%(default)s)")
+    job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
     job.add_argument("--results", type=Path, help="folder for records and tables (results/RECIPE, with the corpus' name)")
     job.set_defaults(do=reproduce)
 
@@ -64,10 +64,10 @@ def reproduce(options: argparse.Namespace) -> None:
     """Run the study behind Table 1 on a corpus and write its tables."""
     import torch
 
-    from .bodies import make_corpus, motion_corpus
+    from .bodies import has_motion, make_corpus, motion_corpus
     from .corpus import Corpus
     from .results import write_tables
-    from .study import RECIPES, StudyError, run, table1
+    from .study import RECIPES, StudyError, run, table1_experiments
 
     folder, results = options.corpus, options.results
     if results is None:
@@ -77,11 +77,11 @@ def reproduce(options: argparse.Namespace) -> None:
         raise StudyError(f"There is no recipe {options.recipe!r}: take one of {', '.join(RECIPES)}.")
     if folder == DEFAULT_CORPUS:
         make_corpus(folder)
-    elif next(folder.rglob("*.bvh"), None):
+    elif has_motion(folder):
         folder = motion_corpus(folder, Path("data") / f"{folder.resolve().name}-videos")
     network = RECIPES[options.recipe].network
     corpus = Corpus(folder, network.size, network.in_channels == 3)
-    experiments = table1(corpus, range(options.seeds), options.recipe)
+    experiments = table1_experiments(corpus, range(options.seeds), options.recipe)
     workers = options.workers or (1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1))
     print(f"{len(experiments)} runs into {results}; those with a record there are done")
     run(experiments, results, workers=workers)
@@ -105,7 +105,7 @@ def predict(options: argparse.Namespace) -> None:
     from .frames import read_clip
     from .network import NetworkError, load_network
 
-    found = sorted(Path("results").glob("*/*deformable*.safetensors"), key=lambda path: path.stat().st_mtime)
+    found = sorted(Path("results").glob("*/[!.]*deformable*.safetensors"), key=lambda path: path.stat().st_mtime)
     weights = options.weights or (found or sorted(EXAMPLE.glob("*.safetensors")) or [None])[-1]
     if weights is None:
         raise NetworkError("No trained network here: run `make reproduce` first, or name a file with --weights.")
@@ -119,6 +119,12 @@ def predict(options: argparse.Namespace) -> None:
         print(f"  {100 * share:5.1f} %  {label:12} {'#' * round(40 * share)}")
 
 
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word} is no number from 1 up")
+    return int(word)
+
+
 def _expected_errors() -> tuple[type[Exception], ...]:
     from .bodies import BodyError
     from .corpus import CorpusError
@@ -128,7 +134,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from .study import StudyError
     from .training import TrainingError
 
-    return BodyError, CorpusError, VideoError, NetworkError, ResultsError, StudyError, TrainingError
+    return BodyError, CorpusError, VideoError, NetworkError, ResultsError, StudyError, TrainingError, OSError
 
 
 if __name__ == "__main__":

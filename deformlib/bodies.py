@@ -6,9 +6,9 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
            'DEPTH', 'Points', 'HALF', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor', 'draw_actor',
-           'rotation', 'in_turn', 'rhythm', 'body_curves', 'perform', 'frame_figure', 'paint', 'ClipPlan',
-           'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'make_corpus', 'read_bvh', 'as_figure',
-           'motion_corpus']
+           'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform', 'frame_figure', 'paint',
+           'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'make_corpus', 'read_bvh',
+           'as_figure', 'read_manifest', 'has_motion', 'motion_corpus']
 
 # %% ../notebooks/01_body_videos.ipynb #625b7803
 import csv
@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+# %% ../notebooks/01_body_videos.ipynb #081a82de
 EMOTIONS = {  # GEMEP's file code -> name
     "adm": "admiration", "amu": "amusement", "ten": "tenderness", "ang": "anger", "dis": "disgust", "des": "despair",
     "pri": "pride", "anx": "anxiety", "int": "interest", "irr": "irritation", "joy": "joy", "con": "contempt",
@@ -90,6 +91,8 @@ HANDS = {
     "hug": ("c", -0.54, -0.16, 0.34, 0.3), "chin": ("h", -0.02, -0.36, 0.22, 0.1), "face": ("h", 0.10, -0.16, 0.30, 0.3),
     "head": ("h", 0.36, -0.10, 0.14, 0.45), "nape": ("h", 0.18, -0.14, -0.20, 0.9),
 }  # fmt: skip
+
+# %% ../notebooks/01_body_videos.ipynb #b2b7fa9f
 CHANNELS = {  # what the rest of the body does -> random drift of a clip, in degrees (first six) or cm
     "lean": 4.6, "sway": 3.2, "twist": 7.5, "nod": 7.5, "turn": 9.0, "tilt": 4.6, "shrug": 1.5, "round": 2.2, "knees": 1.5,
 }  # fmt: skip
@@ -108,7 +111,7 @@ class Act:
     shake: dict[str, tuple[float, float]]  # channel or "hands" -> (Hz, degrees or cm)
     hold: bool = False  # stay in the last posture instead of starting over
 
-
+# %% ../notebooks/01_body_videos.ipynb #c95963dd
 ACTS = (
     Act("anger", "fist_up point", "fist_low", 0.5, 0.7, {"lean": 16, "nod": 3, "shrug": 4, "knees": 3}, {"hands": (5, 2)}),
     Act("anger", "fist_up fist_low", "fist_up fist_low", 0.5, 0.7, {"lean": (12, 18), "nod": 4, "shrug": 5}, {"hands": (6, 2)}),
@@ -181,7 +184,7 @@ class Actor:
     leading: str  # "left" or "right" hand
     habit: np.ndarray  # usual posture: one value for each of CHANNELS
 
-
+# %% ../notebooks/01_body_videos.ipynb #61700ae2
 def draw_actor(rng: np.random.Generator) -> Actor:
     """A random actor. Sleeves and skin are always lighter than trunk and wall, so that arms show in small pictures."""
 
@@ -225,7 +228,7 @@ def rotation(axis: str, degrees: np.ndarray | float) -> np.ndarray:
     matrix[..., j, k] = -np.sin(angle)
     return matrix
 
-
+# %% ../notebooks/01_body_videos.ipynb #adf72258
 def in_turn(act: Act, values: list | tuple, n_keys: int) -> list:
     """`n_keys` of the values, starting over when they run out, or staying at the last if the act holds."""
     return [values[min(k, len(values) - 1) if act.hold else k % len(values)] for k in range(n_keys)]
@@ -245,7 +248,7 @@ def rhythm(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> n
     weights[:, 1] += begun
     return weights
 
-
+# %% ../notebooks/01_body_videos.ipynb #2153a025
 def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: np.random.Generator) -> dict:
     """A curve [T] for each of CHANNELS, and "hands" [T, 3], how the hands shake (cm)."""
     time = np.arange(len(weights)) / FPS * actor.tempo
@@ -264,13 +267,32 @@ def body_curves(act: Act, actor: Actor, weights: np.ndarray, gain: float, rng: n
         curves[name] += actor.habit[index] + size * wobble[:, index]
     return curves
 
-# %% ../notebooks/01_body_videos.ipynb #e51ebe07
+# %% ../notebooks/01_body_videos.ipynb #fe46275e
 SIDES = {"left": 1, "right": -1}  # the sign of x
 LIMB = ("shoulder", "elbow", "wrist", "hand", "hip", "knee", "ankle")
 JOINTS = ("pelvis", "chest", "neck", "head", "nose", *(f"{side}_{joint}" for side in SIDES for joint in LIMB))
 PARENTS = (-1, 0, 1, 2, 3, 1, 5, 6, 7, 0, 9, 10, 1, 12, 13, 14, 0, 16, 17)
 
 
+def hand_targets(
+    postures: list[str], weights: np.ndarray, frames: dict, mirror: np.ndarray, arm: float, gain: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a wrist is drawn to and where its elbow points, [T, 3] each: postures mixed by `weights` [T, K].
+
+    `frames` maps the letter of a posture to its origin [T, 3] and axes [T, 3, 3]; `arm` is the arm's length in metres. Postures
+    of an upright shoulder grow with `gain`; those that touch the body do not, or the hand would miss it.
+    """
+    target, pole = np.zeros((2, len(weights), 3))
+    upright = frames["s"][1]
+    for weight, name in zip(weights.T, postures):
+        frame, outward, up, forward, elbow = HANDS[name]
+        start, turned = frames[frame]
+        far = arm * (0.5 + 0.5 * gain if frame == "s" and name != "down" else 1)
+        target += weight[:, None] * (start + turned @ (far * (mirror * [outward, up, forward])))
+        pole += weight[:, None] * (upright @ (mirror * [0.3 + elbow, elbow - 1, -0.35]))
+    return target, pole
+
+# %% ../notebooks/01_body_videos.ipynb #d18de816
 def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> Motion:
     """Let an actor play an act for `n_frames` frames: the joints of the whole figure, standing on y = 0."""
     weights, gain = rhythm(act, actor, n_frames, rng), actor.size * rng.uniform(0.55, 1.2)
@@ -294,13 +316,8 @@ def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> 
         shoulder = at["chest"] + raised + shrugged / 100
         frames = {"s": (shoulder, upright), "c": (shoulder, trunk), "h": (at["head"], skull)}
         wanted = (act.right if side == actor.leading else act.left).split()
-        target, pole = np.zeros((2, n_frames, 3))
-        for weight, name in zip(weights.T, ["down", *in_turn(act, wanted, weights.shape[1] - 1)]):
-            frame, outward, up, forward, elbow = HANDS[name]
-            start, turned = frames[frame]
-            far = 0.55 * arm * (0.5 + 0.5 * gain if frame == "s" and name != "down" else 1)
-            target += weight[:, None] * (start + turned @ (far * np.array([sign * outward, up, forward])))
-            pole += weight[:, None] * (upright @ np.array([sign * (0.3 + elbow), elbow - 1, -0.35]))
+        postures = ["down", *in_turn(act, wanted, weights.shape[1] - 1)]
+        target, pole = hand_targets(postures, weights, frames, np.array([sign, 1, 1]), 0.55 * arm, gain)
         wander = 6 * (drift(rng, n_frames, 3) + 0.8 * rng.normal(size=3))
         target += (wander + curve["hands"] * [0.5, 1, 0.5]) / 100
         elbow, wrist = reach(shoulder, target, pole, 0.29 * arm, 0.26 * arm)
@@ -311,7 +328,7 @@ def perform(act: Act, actor: Actor, n_frames: int, rng: np.random.Generator) -> 
         at |= {f"{side}_{joint}": where for joint, where in zip(LIMB, limb)}
     return Motion(JOINTS, PARENTS, np.stack([at[name] for name in JOINTS], axis=1), FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #2153a025
+# %% ../notebooks/01_body_videos.ipynb #148165d7
 PARTS = (  # group, colour, discs (joint, radius in metres): a part is the outline around its discs
     *(("legs", "trousers", ((f"{s}_hip", 0.088), (f"{s}_knee", 0.068))) for s in SIDES),
     *(("legs", "trousers", ((f"{s}_knee", 0.068), (f"{s}_ankle", 0.050))) for s in SIDES),
@@ -330,7 +347,7 @@ DEPTH = {  # which joint says how near a group is, and what is added to that
     "left arm": ("left_wrist", 0.05), "right arm": ("right_wrist", 0.05),
 }  # fmt: skip
 
-
+# %% ../notebooks/01_body_videos.ipynb #9e816fd9
 Points = dict[str, np.ndarray]
 
 
@@ -360,7 +377,7 @@ def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tupl
     pixels = {name: centre + near[name] * (where[:, :2] - [0, low]) * [1, -1] for name, where in at.items()}
     return pixels, {name: np.hstack([where[:, 2:], near[name]]) for name, where in at.items()}
 
-
+# %% ../notebooks/01_body_videos.ipynb #04e44195
 def paint(motion: Motion, actor: Actor, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Film a figure from the knees up: yields uint8 frames [576, 720, 3] (blue, green, red), one after the other."""
     pixels, depth = frame_figure(motion, actor, rng)
@@ -411,7 +428,7 @@ def plan_corpus(seed: int = 0) -> list[ClipPlan]:
             plan.append(ClipPlan(name, acts[pick], actor, n_frames, seed))
     return plan
 
-
+# %% ../notebooks/01_body_videos.ipynb #d0a9eedf
 def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
     """The motion of a planned clip, and its frames, painted one by one as they are asked for."""
     actor = draw_actor(np.random.default_rng([clip.seed, clip.actor]))
@@ -419,7 +436,7 @@ def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
     motion = perform(ACTS[clip.act], actor, clip.n_frames, rng)
     return motion, paint(motion, actor, rng)
 
-# %% ../notebooks/01_body_videos.ipynb #a7debfd7
+# %% ../notebooks/01_body_videos.ipynb #f3052e94
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a name beside `path` to write to; afterwards it takes the place of `path`, or goes if the writing failed."""
@@ -454,7 +471,7 @@ def is_whole(path: Path, n_frames: int) -> bool:
         return False
     return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) == n_frames
 
-
+# %% ../notebooks/01_body_videos.ipynb #a73d50fd
 def _film_all(film: Callable, items: list, folder: Path) -> list:
     """Apply `film` to all items on all cores; those it returns a manifest row for go into `folder`/manifest.csv."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -480,7 +497,7 @@ def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: in
     _film_all(film, plan_corpus(seed) if plan is None else plan, folder)
     return folder
 
-# %% ../notebooks/01_body_videos.ipynb #d38f48e4
+# %% ../notebooks/01_body_videos.ipynb #1a6a5ef5
 def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], list[list[float]], list[list[str]]]:
     """Names, parents, offsets and channels of a BVH hierarchy; a broken one raises ValueError, IndexError or RuntimeError."""
     names, parents, offsets, channels, above = [], [], [], [], []
@@ -506,7 +523,16 @@ def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], list[lis
         raise ValueError("a brace is missing")
     return names, parents, offsets, channels
 
+# %% ../notebooks/01_body_videos.ipynb #4405e9a7
+def _read_frames(lines: list[str], width: int) -> tuple[np.ndarray, float]:
+    """Channel values [T, width] and seconds a frame, of the lines after MOTION; broken ones raise ValueError or IndexError."""
+    n_frames, interval = int(lines[0].split(":")[1]), float(lines[1].split(":")[1])
+    values = np.array(" ".join(lines[2:]).split(), dtype=float)
+    if n_frames < 1 or interval <= 0 or not np.isfinite(values).all() or values.size != n_frames * width:
+        raise ValueError(f"{n_frames} frames of {width} numbers are announced, {values.size} numbers follow")
+    return values.reshape(n_frames, width), interval
 
+# %% ../notebooks/01_body_videos.ipynb #1a5946ea
 def _place_joints(parents: list[int], offsets: np.ndarray, channels: list[list[str]], values: np.ndarray) -> np.ndarray:
     """Positions [T, J, 3] from channel values [T, C]."""
     positions, turned, column = np.zeros((len(values), len(parents), 3)), [], 0
@@ -525,45 +551,7 @@ def _place_joints(parents: list[int], offsets: np.ndarray, channels: list[list[s
         turned.append(above @ turn)
     return positions
 
-
-def read_bvh(path: str | Path) -> Motion:
-    """Read a BVH file with any joint names, units, up axis and frame rate; raises BodyError for a broken one.
-
-    The unit (m, dm, inch, cm or mm) is the one that brings the longest way from the root to a tip nearest to a person's 1.3 m. Up
-    is the axis along which the head lies from the root. Position channels take the place of the offset, unless all are zero.
-    End sites become joints, named after their parent with `_end`.
-    """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    middle = next((number for number, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
-    if middle is None or lines[0].strip().upper() != "HIERARCHY":
-        raise BodyError(
-            f"{path}: not a BVH file (it needs the lines HIERARCHY and MOTION); export the motion as BVH again."
-        )
-    words = [(w, n) for n, line in enumerate(lines[1:middle], 2) for w in re.sub("([{}])", r" \1 ", line).split()]
-    queue = iter(words)
-    try:
-        names, parents, offsets, channels = _read_skeleton(word for word, _ in queue)
-    except (ValueError, IndexError, RuntimeError) as error:
-        number = words[len(words) - len(list(queue)) - 1][1] if words else 2
-        raise BodyError(f"{path}, line {number}: the skeleton is broken ({error}); export the file again.") from None
-    width = sum(map(len, channels))
-    try:
-        n_frames, interval = int(lines[middle + 1].split(":")[1]), float(lines[middle + 2].split(":")[1])
-        values = np.array(" ".join(lines[middle + 3 :]).split(), dtype=float)
-        if n_frames < 1 or interval <= 0 or not np.isfinite(values).all() or values.size != n_frames * width:
-            raise ValueError(f"{n_frames} frames of {width} numbers are announced, {values.size} numbers follow")
-    except (ValueError, IndexError) as error:
-        raise BodyError(
-            f"{path}, after line {middle + 1}: the frames are broken ({error}); export the file again."
-        ) from None
-    positions = _place_joints(parents, np.array(offsets), channels, values.reshape(n_frames, width))
-    motion = Motion(tuple(names), tuple(parents), positions, 1 / interval)
-    units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
-    longest = max(_length(motion, tip) for tip in range(len(names)))
-    unit = units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
-    return Motion(motion.names, motion.parents, positions @ _upright(motion).T * unit, motion.fps)
-
-# %% ../notebooks/01_body_videos.ipynb #1a6a5ef5
+# %% ../notebooks/01_body_videos.ipynb #c96cc967
 def _chain(motion: Motion, tip: int) -> list[int]:
     """The joints from the root to `tip`."""
     return [*(_chain(motion, motion.parents[tip]) if motion.parents[tip] >= 0 else ()), tip]
@@ -586,7 +574,7 @@ def _tips_by_name(motion: Motion) -> dict[str, int]:
             tips[f"{side}_hand" if part[1] else f"{side}_foot"] = index
     return tips
 
-
+# %% ../notebooks/01_body_videos.ipynb #c951273a
 def _tips_by_shape(motion: Motion) -> dict[str, int]:
     children = [[c for c, parent in enumerate(motion.parents) if parent == joint] for joint in range(len(motion.names))]
 
@@ -617,7 +605,7 @@ def _tips(motion: Motion) -> dict[str, int]:
     tips = _tips_by_name(motion)
     return tips if len(tips) == 5 else _tips_by_shape(motion)
 
-
+# %% ../notebooks/01_body_videos.ipynb #60f18136
 def _upright(motion: Motion) -> np.ndarray:
     """The rotation that takes to y the axis along which the head lies from the root; none if there is no head."""
     try:
@@ -630,12 +618,47 @@ def _upright(motion: Motion) -> np.ndarray:
     return np.stack([first, up, np.cross(first, up)])
 
 
-def as_figure(motion: Motion) -> Motion:
-    """Anybody's motion with the joints of our figure: trunk 0.5 m, hips over the origin, facing us, 25 frames a second.
+def _metres(motion: Motion) -> float:
+    """How many metres the unit of a person's motion is: m, dm, inch, cm or mm."""
+    units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
+    longest = max(_length(motion, tip) for tip in range(len(motion.names)))
+    return units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
 
-    Trunk, hips and facing are medians over the clip. Raises BodyError if the skeleton shows no hands, feet and head.
+
+def read_bvh(path: str | Path) -> Motion:
+    """Read a BVH file with any joint names, units, up axis and frame rate; raises BodyError for a broken one.
+
+    The unit (m, dm, inch, cm or mm) is the one that brings the longest way from the root to a tip nearest to a person's 1.3 m. Up
+    is the axis along which the head lies from the root. Position channels take the place of the offset, unless all are zero.
+    End sites become joints, named after their parent with `_end`.
     """
-    tips, at = _tips(motion), {}
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    middle = next((number for number, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
+    if middle is None or lines[0].strip().upper() != "HIERARCHY":
+        raise BodyError(
+            f"{path}: not a BVH file (it needs the lines HIERARCHY and MOTION); export the motion as BVH again."
+        )
+    words = [(w, n) for n, line in enumerate(lines[1:middle], 2) for w in re.sub("([{}])", r" \1 ", line).split()]
+    queue = iter(words)
+    try:
+        names, parents, offsets, channels = _read_skeleton(word for word, _ in queue)
+    except (ValueError, IndexError, RuntimeError) as error:
+        number = words[len(words) - len(list(queue)) - 1][1] if words else 2
+        raise BodyError(f"{path}, line {number}: the skeleton is broken ({error}); export the file again.") from None
+    try:
+        values, interval = _read_frames(lines[middle + 1 :], sum(map(len, channels)))
+    except (ValueError, IndexError) as error:
+        raise BodyError(
+            f"{path}, after line {middle + 1}: the frames are broken ({error}); export the file again."
+        ) from None
+    positions = _place_joints(parents, np.array(offsets), channels, values)
+    motion = Motion(tuple(names), tuple(parents), positions, 1 / interval)
+    return Motion(motion.names, motion.parents, positions @ _upright(motion).T * _metres(motion), motion.fps)
+
+# %% ../notebooks/01_body_videos.ipynb #a8325718
+def _limbs(motion: Motion, tips: dict[str, int]) -> dict[str, np.ndarray]:
+    """Where shoulders, elbows, wrists, hands, hips, knees and ankles are, [T, 3] each, by the names of our figure."""
+    at = {}
     for side in SIDES:
         for part, joints in (("hand", LIMB[:3]), ("foot", LIMB[4:])):
             one, other = (_chain(motion, tips[f"{name}_{part}"]) for name in (side, *SIDES.keys() - {side}))
@@ -646,6 +669,24 @@ def as_figure(motion: Motion) -> Motion:
             start = (bones[:-1] + bones[1:]).argmax()
             at |= {f"{side}_{joint}": motion.positions[:, index] for joint, index in zip(joints, chain[start:])}
         at[f"{side}_hand"] = at[f"{side}_wrist"] + 0.4 * (at[f"{side}_wrist"] - at[f"{side}_elbow"])
+    return at
+
+# %% ../notebooks/01_body_videos.ipynb #d2ca0820
+def _at_25(positions: np.ndarray, fps: float) -> np.ndarray:
+    """Positions [T, J, 3] at `fps` frames a second, read at 25 a second; between two frames they move in a straight line."""
+    moment = np.arange(int((len(positions) - 1) / fps * FPS + 1e-3) + 1) / FPS * fps
+    before = np.minimum(moment.astype(int), len(positions) - 1)
+    after, part = np.minimum(before + 1, len(positions) - 1), (moment - before)[:, None, None]
+    return (1 - part) * positions[before] + part * positions[after]
+
+
+def as_figure(motion: Motion) -> Motion:
+    """Anybody's motion with the joints of our figure: trunk 0.5 m, hips over the origin, facing us, 25 frames a second.
+
+    Trunk, hips and facing are medians over the clip. Raises BodyError if the skeleton shows no hands, feet and head.
+    """
+    tips = _tips(motion)
+    at = _limbs(motion, tips)
     shoulders, at["pelvis"] = (at["left_shoulder"] + at["right_shoulder"]) / 2, (at["left_hip"] + at["right_hip"]) / 2
     across, spine = at["left_shoulder"] - at["right_shoulder"], shoulders - at["pelvis"]
     trunk = np.median(np.linalg.norm(spine, axis=1))
@@ -657,53 +698,78 @@ def as_figure(motion: Motion) -> Motion:
     line = np.median(across, axis=0)
     facing = rotation("y", np.degrees(np.arctan2(line[2], line[0]))) * 0.5 / trunk
     positions = (np.stack([at[name] for name in JOINTS], axis=1) - np.median(at["pelvis"], axis=0)) @ facing.T
-    moment = np.arange(int((len(positions) - 1) / motion.fps * FPS + 1e-3) + 1) / FPS * motion.fps
-    before = np.minimum(moment.astype(int), len(positions) - 1)
-    after, part = np.minimum(before + 1, len(positions) - 1), (moment - before)[:, None, None]
-    return Motion(JOINTS, PARENTS, (1 - part) * positions[before] + part * positions[after], FPS)
+    return Motion(JOINTS, PARENTS, _at_25(positions, motion.fps), FPS)
 
-# %% ../notebooks/01_body_videos.ipynb #c96cc967
-def _read_manifest(folder: Path) -> list[tuple[str, str, str]]:
-    """(path, label, actor) of every row of `folder`/manifest.csv."""
-    table = folder / "manifest.csv"
-    if not table.is_file():
-        raise BodyError(f"{table} does not exist; write one with the columns path, label, actor.")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    choices = (("path", "bvh_file", "file"), ("label", "emotion"), ("actor",))
-    columns = [next((name for name in choice if rows and name in rows[0]), None) for choice in choices]
-    if None in columns:
-        raise BodyError(f"{table} needs rows with the columns path (or bvh_file, file), label (or emotion) and actor.")
+# %% ../notebooks/01_body_videos.ipynb #91aa8426
+def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list[tuple[str, str]]]:
+    """Read `manifest.csv` (columns path, label and, if known, actor): `{path: (label, actor)}` and the rows left out.
+
+    path may be called bvh_file or file, and label emotion. Rows left out come as (path, reason): no label, a path out of
+    the folder, no such file, a second row for one file. Raises `BodyError` if there is no such table.
+    """
+    manifest = folder / "manifest.csv"
+    try:
+        with open(manifest, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except FileNotFoundError:
+        raise BodyError(f"{manifest} does not exist: write one with the columns path,label,actor.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BodyError(f"{manifest} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
+    choices = (("path", "bvh_file", "file"), ("label", "emotion"))
+    paths, names = (next((name for name in choice if rows and name in rows[0]), None) for choice in choices)
+    if paths is None or names is None:
+        raise BodyError(f"{manifest} needs a first line path,label,actor and then one line for each video.")
+    labels, left_out = {}, []
     for row in rows:
-        if not (folder / row[columns[0]]).resolve().is_relative_to(folder.resolve()):
-            raise BodyError(f"{table}: {row[columns[0]]} lies outside the folder; use paths inside it.")
-    return [tuple(row[column] for column in columns) for row in rows]
+        path, label = os.path.normpath(row[paths].strip()), row[names].strip()
+        if os.path.isabs(path) or path.split(os.sep)[0] == "..":
+            left_out.append((path, "its path leaves the corpus folder: copy the video into it"))
+        elif path in labels:
+            left_out.append((path, f"manifest.csv has a second line for it, with label {label!r}: keep one"))
+        elif not label:
+            left_out.append((path, "manifest.csv has no label for it: fill it in"))
+        elif not (folder / path).is_file():
+            left_out.append((path, "in manifest.csv, but not in the folder: correct the path or add the video"))
+        else:
+            labels[path] = (label, (row.get("actor") or "").strip() or None)
+    return labels, left_out
+
+# %% ../notebooks/01_body_videos.ipynb #7e3f54a1
+def has_motion(folder: str | Path) -> bool:
+    """Whether a BVH file (.bvh, in any letter case) lies in `folder` or anywhere below it."""
+    return any(path.suffix.lower() == ".bvh" for path in Path(folder).rglob("*"))
 
 
 def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
     """Film every BVH file named in `bvh_folder`/manifest.csv into `folder`, with a manifest.csv; returns `folder`.
 
-    A file that cannot be read is named and left out; clips that are already whole are kept. Raises BodyError if none is left.
+    A film is named after its BVH file and a checksum of that file and its actor, as in walk_1a2b3c4d.avi: films that are
+    whole are kept, and a changed file is filmed again. A file that cannot be read is named and left out. Raises BodyError
+    if there is no usable manifest or no file is left.
     """
     bvh_folder, folder = Path(bvh_folder), Path(folder)
 
-    def film(row: tuple[str, str, str]) -> tuple[str, str, str] | str:
-        path, label, actor = row
-        name = "_".join(Path(path).with_suffix(".avi").parts)
+    def film(row: tuple[str, tuple[str, str | None]]) -> tuple[str, str, str | None] | str:
+        path, (label, actor) = row
+        title = "_".join(Path(path).with_suffix("").parts)
         try:
             motion = as_figure(read_bvh(bvh_folder / path))
+            checksum = zlib.crc32((bvh_folder / path).read_bytes(), zlib.crc32((actor or "").encode()))
         except (BodyError, OSError) as error:
             return f"{path} left out: {error}"
+        name = f"{title}_{checksum:08x}.avi"
         if not is_whole(folder / name, len(motion.positions)):
-            look, camera = (np.random.default_rng(zlib.crc32(key.encode())) for key in (actor, name))
+            look, camera = (np.random.default_rng(zlib.crc32(key.encode())) for key in (actor or path, f"{title}.avi"))
             write_video(paint(motion, draw_actor(look), camera), folder / name)
         return name, label, actor
 
-    results = _film_all(film, _read_manifest(bvh_folder), folder)
-    problems = [row for row in results if isinstance(row, str)]
+    labels, left_out = read_manifest(bvh_folder)
+    results = _film_all(film, list(labels.items()), folder)
+    problems = [f"{path} left out: {reason}" for path, reason in left_out]
+    problems += [row for row in results if isinstance(row, str)]
     print(*problems, sep="\n", end="\n" if problems else "")
-    if len(problems) == len(results):
+    if len(problems) == len(left_out) + len(results):
         raise BodyError(
-            f"{bvh_folder}: none of the {len(results)} files in manifest.csv could be used; see the reasons above."
+            f"{bvh_folder}: none of the {len(problems)} files in manifest.csv could be used; see the reasons above."
         )
     return folder

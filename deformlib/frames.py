@@ -89,8 +89,8 @@ def sample_indices(
 
     Frame k is floor(S/n * k + s/2 * (u_k - 1/2)) with S = `n_frames`, n = `length`, s = floor(S/n); `jitter` holds
     the u_k, uniform in [0, 1), and None (testing) leaves the second term out. With S <= n every frame is
-    taken once and the last one repeats. `rule="zhang"` (Zhu et al., the paper's reference 16) jitters only when
-    s >= 2; `rule="released"`, the code released with the paper, already when S > n.
+    taken once and the last one repeats. `rule="zhang"` (Zhang et al. 2017, the paper's reference 16) jitters only
+    when s >= 2; `rule="released"`, the code released with the paper, already when S > n.
     Raises `ValueError` for counts below 1, an unknown rule, or jitter of another length or outside [0, 1).
     """
     if n_frames < 1 or length < 1:

@@ -36,7 +36,7 @@ class NetworkConfig:
     conv3d: tuple[int, int, int] = (64, 128, 256)  # channels of the 3D convolutions
     pool: str = "max"  # pooling in the 3D part: "max" or "average"
     hidden: tuple[int, ...] = (32, 32, 32)  # channels of the ConvLSTM layers
-    conv2d: tuple[int, ...] = (128, 256, 256)  # channels of the 2D convolutions
+    conv2d: tuple[int, int, int] = (128, 256, 256)  # channels of the 2D convolutions
     deform_steps: tuple[tuple[int, ...], ...] = ((), (), ())  # deformable steps of each ConvLSTM layer, from 0
     modulated: bool = False  # deformable convolution with a mask: see ConvLSTM
     per_filter: bool = False  # one offset field per filter: see ConvLSTM
@@ -48,6 +48,16 @@ class NetworkConfig:
         if self.length < 2 or self.size < 4:
             raise NetworkError(
                 f"Clips of {self.length} frames of {self.size} pixels are too small: take 2 frames of 4 pixels or more."
+            )
+        if self.pool not in ("max", "average"):
+            raise NetworkError(f"pool is {self.pool!r}: choose 'max' or 'average'.")
+        if self.modulated and self.per_filter:
+            raise NetworkError(
+                "modulated and per_filter exclude each other: the released form has no mask, so set one to False."
+            )
+        if len(self.conv3d) != 3 or len(self.conv2d) != 3:
+            raise NetworkError(
+                f"conv3d names {len(self.conv3d)} widths and conv2d {len(self.conv2d)}: give three of each, as the paper does."
             )
         if len(self.deform_steps) != len(self.hidden):
             raise NetworkError(

@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'TITLES', 'COLORS', 'ResultsError', 'load_records', 'runs_table', 'interval', 'difference', 'table1',
            'caption', 'to_markdown', 'draw_table1', 'confusion', 'recall', 'draw_confusion', 'write_tables']
 
-# %% ../notebooks/13_results_tables.ipynb #b2403cf6
+# %% ../notebooks/13_results_tables.ipynb #e08b1ca1
 import json
 from pathlib import Path
 
@@ -17,21 +17,26 @@ from scipy import stats
 
 from .bodies import replacing
 
-# %% ../notebooks/13_results_tables.ipynb #43ea66c5
+# %% ../notebooks/13_results_tables.ipynb #d538c0de
 class ResultsError(ValueError):
     """Records from which no table can be made; the message names the file or folder and the remedy."""
 
 
 def load_records(folder: str | Path) -> list[dict]:
-    """Read every run record (`*.json`) of a results folder, sorted by name. Raises ResultsError if there is none or one is broken."""
+    """Read every run record (`*.json`) of a results folder, sorted by name.
+
+    Raises ResultsError if there is none, if one is broken, or if they are not of one corpus and one recipe.
+    """
     records = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(Path(folder).glob("[!.]*.json")):  # a name with a dot in front was never finished
         try:
             records.append(json.loads(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
             raise ResultsError(f"{path}: no valid JSON ({error}); delete it, and `run` makes it again.") from None
     if not records:
         raise ResultsError(f"{folder} holds no run record; run a study into it first (make reproduce).")
+    if len({(record["corpus"]["key"], record["experiment"]["recipe"]) for record in records}) > 1:
+        raise ResultsError(f"{folder} mixes records of several corpora or recipes; keep each in a folder of its own.")
     return records
 
 
@@ -44,7 +49,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
             "seed": record["experiment"]["seed"],
             "accuracy": 100 * record["accuracy"],
             "judged": record["split"]["val"],
-            "parameters": record["network"]["parameters"],
+            "parameters": record["parameters"],
             "seconds": record["seconds"],
             "corpus": record["corpus"]["name"],
             "commit": (record["commit"] or "none")[:8],
@@ -53,7 +58,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
     ]
     return pd.DataFrame(rows).sort_values(["split", "model", "seed"], ignore_index=True)
 
-# %% ../notebooks/13_results_tables.ipynb #c99fcc16
+# %% ../notebooks/13_results_tables.ipynb #c7ebd2ca
 def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of a mean (Student's t over runs); the half width of a single run is nan."""
     values = np.asarray(values, dtype=float)
@@ -62,7 +67,7 @@ def interval(values: list[float] | np.ndarray) -> tuple[float, float]:
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
 
-# %% ../notebooks/13_results_tables.ipynb #1b731edf
+# %% ../notebooks/13_results_tables.ipynb #1e14dfb2
 PAPER = {"plain": 96.38, "deformable": 98.8}  # Tahghighi et al. 2020, Table 1
 TITLES = {"plain": "normal ConvLSTM", "deformable": "deformable ConvLSTM"}
 
@@ -96,16 +101,18 @@ def table1(runs: pd.DataFrame) -> pd.DataFrame:
     columns = ["split", "model", "accuracy", "half width", "runs", "judged", "paper (GEMEP, authors' report)"]
     return pd.DataFrame(rows, columns=columns)
 
-# %% ../notebooks/13_results_tables.ipynb #54dfd63e
+# %% ../notebooks/13_results_tables.ipynb #379aa04c
 def caption(records: list[dict]) -> str:
-    """What a table of these records is about: corpus, recipe, seeds, machine. One sentence each, for the line above the table."""
-    first = records[0]
-    corpus, machines = first["corpus"], sorted({record["device"] for record in records})
-    seeds = sorted({record["seed"] for record in (r["experiment"] for r in records)})
+    """What a table of these records is about: corpus and its source, recipe, seeds, chance, machine. For the line above the table."""
+    corpus, recipe = records[0]["corpus"], records[0]["experiment"]["recipe"]
+    seeds = sorted({record["experiment"]["seed"] for record in records})
+    actors = f", {corpus['actors']} actors" if corpus["actors"] else ""
     return (
-        f"Corpus: {corpus['name']} ({corpus['videos']} videos, {len(corpus['classes'])} classes, {corpus['actors']} actors), not GEMEP. "
-        f"Recipe: {first['experiment']['recipe']}, seeds {', '.join(map(str, seeds))}. "
-        f"Chance: {100 / len(corpus['classes']):.1f} %. Intervals: 95 %, Student's t over runs. Ran on: {'; '.join(machines)}."
+        f"Corpus: {corpus['name']} ({corpus['videos']} videos, {len(corpus['classes'])} classes{actors}): {corpus['source']}. "
+        f"Recipe: {recipe}, seeds {', '.join(map(str, seeds))}. Chance: {100 / len(corpus['classes']):.1f} %. "
+        f"Intervals: 95 %, Student's t over runs. by_copy, the paper's split, judges augmented copies of clips whose other "
+        f"copies were trained on; by_actor and by_clip judge clips of which the network has seen none. "
+        f"Ran on: {'; '.join(sorted({record['device'] for record in records}))}."
     )
 
 
@@ -122,7 +129,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(text, line, table.columns)) + " |" for line in lines) + "\n"
 
-# %% ../notebooks/13_results_tables.ipynb #78f6127a
+# %% ../notebooks/13_results_tables.ipynb #06dee495
 COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
 
 
@@ -148,7 +155,7 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
     ax.legend(loc="upper left")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #0ddeac8a
+# %% ../notebooks/13_results_tables.ipynb #38cd65ed
 def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
     """How often class i was taken for class j, int64 [classes, classes], added up over the runs of a model and split."""
     counts = np.zeros((len(records[0]["corpus"]["classes"]),) * 2, dtype=np.int64)
@@ -159,11 +166,11 @@ def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
 
 
 def recall(counts: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Recall of each class in percent, how many clips it had, and what it was most often taken for instead."""
+    """Recall of each class in percent (nan for a class without clips), its clips, and what it was most often taken for."""
     total = counts.sum(1)
     wrong = counts - np.diag(np.diag(counts))
     instead = [classes[row.argmax()] if row.sum() else "" for row in wrong]
-    share = 100 * np.diag(counts) / np.where(total, total, 1)
+    share = np.where(total > 0, 100 * np.diag(counts) / np.maximum(total, 1), np.nan)
     return pd.DataFrame({"class": classes, "recall": share, "clips": total, "taken for": instead})
 
 
@@ -177,31 +184,33 @@ def draw_confusion(counts: np.ndarray, classes: list[str], ax: plt.Axes) -> plt.
     ax.set(xlabel="said", ylabel="acted")
     return ax
 
-# %% ../notebooks/13_results_tables.ipynb #d815b2b6
+# %% ../notebooks/13_results_tables.ipynb #d5895f47
 def write_tables(folder: str | Path) -> pd.DataFrame:
     """Make table1.md, table1.csv, recall.csv, table1.png and confusion.png of a results folder from its records; return Table 1."""
     folder = Path(folder)
     records = load_records(folder)
     runs = runs_table(records)
     table, classes = table1(runs), records[0]["corpus"]["classes"]
-    clean = next((split for split in ("by_actor", "by_clip") if (runs["split"] == split).any()), runs["split"].iloc[0])
-    model = "deformable" if (runs["model"] == "deformable").any() else "plain"
-    counts = confusion(records, model, clean)
     source = {"corpus": records[0]["corpus"]["name"], "recipe": records[0]["experiment"]["recipe"]}
+    kinds = [(split, model) for split in sorted(runs["split"].unique()) for model in TITLES]
+    counts = {(split, model): confusion(records, model, split) for split, model in kinds}
+    recalls = [recall(counts[kind], classes).assign(**source, split=kind[0], model=kind[1]) for kind in kinds]
     texts = {
         "table1.md": f"{caption(records)}\n\n{to_markdown(table)}",
         "table1.csv": table.assign(**source).to_csv(index=False),
-        "recall.csv": recall(counts, classes).assign(**source, split=clean, model=model).to_csv(index=False),
+        "recall.csv": pd.concat(recalls).to_csv(index=False),
     }
     for name, text in texts.items():
         with replacing(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")
-    title = f"{source['corpus']}, {source['recipe']} recipe: not GEMEP"
-    figure, ax = plt.subplots(figsize=(7, 4), dpi=100, layout="constrained")
-    draw_table1(runs, ax, 100 / len(classes)).set_title(title)
+    title = f"{source['corpus']}, {source['recipe']} recipe: {records[0]['corpus']['source']}"
+    figure, ax = plt.subplots(figsize=(8, 4), dpi=100, layout="constrained")
+    draw_table1(runs, ax, 100 / len(classes)).set_title(title, fontsize=9)
     _save(figure, folder / "table1.png")
-    figure, ax = plt.subplots(figsize=(7, 6.4), dpi=100, layout="constrained")
-    draw_confusion(counts, classes, ax).set_title(f"{model}, {clean}; {title}")
+    figure, axes = plt.subplots(len(kinds) // 2, 2, figsize=(11, 5.2 * len(kinds) // 2), dpi=80, layout="constrained")
+    for ax, (split, model) in zip(axes.flat, kinds):
+        draw_confusion(counts[split, model], classes, ax).set_title(f"{model}, {split}")
+    figure.suptitle(title)
     _save(figure, folder / "confusion.png")
     return table
 

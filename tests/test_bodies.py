@@ -530,28 +530,89 @@ def test_motion_corpus_films_what_can_be_read_and_names_the_rest(tmp_path: Path,
     made = bodies.motion_corpus(bvh_folder(tmp_path, header), tmp_path / "made")
     said = capsys.readouterr().out
     assert "torn.bvh" in said and "lost.bvh" in said and "one.bvh" not in said
-    assert (made / "manifest.csv").read_text().split() == [
-        "path,label,actor",
-        "one.avi,joy,Ann",
-        "deep_two.avi,anger,Ann",
-    ]
-    one, two = decoded(made / "one.avi"), decoded(made / "deep_two.avi")
+    names, labels, actors = zip(*(line.split(",") for line in (made / "manifest.csv").read_text().split()[1:]))
+    assert labels == ("joy", "anger") and actors == ("Ann", "Ann")
+    assert re.fullmatch(r"one_[0-9a-f]{8}\.avi", names[0]) and re.fullmatch(r"deep_two_[0-9a-f]{8}\.avi", names[1])
+    one, two = (decoded(made / name) for name in names)
     assert len(one) == len(two) == 13 and one[0].shape == (576, 720, 3)
     assert np.abs(one[0][0, 0].astype(int) - two[0][0, 0]).max() < 8  # the same actor has the same wall
     assert np.abs(one[0].astype(int) - two[0]).max() > 60  # and another posture
-    stamp = (made / "one.avi").stat().st_mtime_ns
+    files = {path: path.stat().st_mtime_ns for path in made.glob("*.avi")}
     bodies.motion_corpus(tmp_path / "bvh", made)
-    assert (made / "one.avi").stat().st_mtime_ns == stamp
+    assert files == {path: path.stat().st_mtime_ns for path in made.glob("*.avi")}
+
+
+def films(folder: Path) -> list[str]:
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return [row["path"] for row in csv.DictReader(file)]
+
+
+def test_motion_corpus_films_a_replaced_motion_again(tmp_path: Path):
+    folder = bvh_folder(tmp_path)
+    (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Ann\ndeep/two.bvh,anger,Ann\n")
+    made = bodies.motion_corpus(folder, tmp_path / "made")
+    before = films(made)
+    old = decoded(made / before[0])
+    (folder / "one.bvh").write_text(bvh_text(PERSON, {"LeftUpperArm": [(150, 0, 0)] * 13}, fps=25))  # as long as before
+    bodies.motion_corpus(folder, made)
+    after = films(made)
+    assert after[1] == before[1] and after[0] != before[0] and len(after) == 2  # the old film is no longer named
+    new = decoded(made / after[0])
+    assert len(new) == len(old) and np.abs(new[0].astype(int) - old[0]).max() > 60
+    (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Bob\n")
+    bodies.motion_corpus(folder, made)
+    (other,) = films(made)
+    assert other not in before + after  # another actor wears other clothes
+    assert np.abs(decoded(made / other)[0][0, 0].astype(int) - new[0][0, 0]).max() > 8
+
+
+def test_motion_corpus_names_what_the_manifest_gets_wrong(tmp_path: Path, capsys):
+    folder = bvh_folder(tmp_path)
+    (folder / "one.bvh").rename(folder / "ONE.BVH")
+    (folder / "manifest.csv").write_text(
+        "path,label,actor\nONE.BVH,joy\n../secret.bvh,joy,Ann\ndeep/two.bvh,,Ann\nONE.BVH,anger,Ann\n"
+    )
+    made = bodies.motion_corpus(folder, tmp_path / "made")
+    said = capsys.readouterr().out
+    for path, reason in (
+        ("secret.bvh", "leaves the corpus folder"),
+        ("two.bvh", "no label"),
+        ("ONE.BVH", "second line"),
+    ):
+        assert re.search(rf"{path} left out: .*{reason}", said), path
+    rows = (made / "manifest.csv").read_text().split()
+    assert len(rows) == 2 and re.fullmatch(r"ONE_[0-9a-f]{8}\.avi,joy,", rows[1])  # no actor, but a film
+    assert len(decoded(made / rows[1].split(",")[0])) == 13
+
+
+def test_has_motion_looks_below_and_at_any_letter_case(tmp_path: Path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "bvh.txt").touch()
+    assert bodies.has_motion(tmp_path) is False
+    (tmp_path / "a" / "b" / "walk.Bvh").touch()
+    assert bodies.has_motion(tmp_path) is True and bodies.has_motion(str(tmp_path)) is True
+
+
+def test_read_manifest_gives_labels_and_reasons(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.bvh", "deep/b.bvh"):
+        (tmp_path / name).touch()
+    rows = "file,emotion,actor\n ./a.bvh , joy , Ann \ndeep/b.bvh,fear\na.bvh,fear,Bob\nc.bvh,joy,Ann\n/etc/hosts,joy,Ann\n"
+    (tmp_path / "manifest.csv").write_text(rows, encoding="utf-8-sig")
+    labels, left_out = bodies.read_manifest(tmp_path)
+    assert labels == {"a.bvh": ("joy", "Ann"), str(Path("deep/b.bvh")): ("fear", None)}
+    assert [path for path, _ in left_out] == ["a.bvh", "c.bvh", "/etc/hosts"]
+    assert not any(reason.endswith(".") for _, reason in left_out)
 
 
 def test_motion_corpus_asks_for_a_usable_manifest(tmp_path: Path):
     folder = bvh_folder(tmp_path)
     table = folder / "manifest.csv"
     table.write_text("clip,feeling\none.bvh,joy\n")
-    with pytest.raises(BodyError, match=r"manifest\.csv.*columns"):
+    with pytest.raises(BodyError, match=r"manifest\.csv needs a first line path,label,actor"):
         bodies.motion_corpus(folder, tmp_path / "made")
-    table.write_text("path,label,actor\n../secret.bvh,joy,Ann\n")
-    with pytest.raises(BodyError, match=r"secret\.bvh lies outside"):
+    table.write_bytes("path,label,actor\none.bvh,Müdigkeit,Ann\n".encode("latin-1"))
+    with pytest.raises(BodyError, match=r"manifest\.csv is no UTF-8 table.*save it again as CSV UTF-8"):
         bodies.motion_corpus(folder, tmp_path / "made")
     table.write_text("path,label,actor\ntorn.bvh,joy,Ann\n")
     with pytest.raises(BodyError, match="none of the 1 files"):

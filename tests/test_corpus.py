@@ -122,6 +122,7 @@ def test_a_line_without_label_is_left_out(folder, cache):
 
 @pytest.mark.parametrize("text", ["", "path,label\n", "file;label\na.avi;joy\n", b"path,label\n\xff\xfe,joy\n"])
 def test_no_table(tmp_path, cache, text):
+    """The reader is that of deformlib.bodies; its complaint comes out as the corpus's own error."""
     (tmp_path / "manifest.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(CorpusError, match=r"manifest\.csv"):
         Corpus(tmp_path, cache=cache)
@@ -136,6 +137,12 @@ def test_empty_missing_and_unlabelled_folders(tmp_path, cache):
     write(tmp_path / "unlabelled" / "a.avi", 1)
     with pytest.raises(CorpusError, match=r"manifest\.csv.*a\.avi"):
         Corpus(tmp_path / "unlabelled", cache=cache)
+    (tmp_path / "no video").mkdir()
+    (tmp_path / "no video" / "a.txt").touch()
+    (tmp_path / "no video" / "manifest.csv").write_text("path,label\na.txt,joy\n")
+    with pytest.raises(CorpusError, match="no video by its ending") as caught:
+        Corpus(tmp_path / "no video", cache=cache)
+    assert str(caught.value).endswith(".wmv.")  # one full stop
 
 
 def test_the_cache_is_used_and_the_folder_only_read(folder, cache, monkeypatch):

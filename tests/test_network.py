@@ -161,6 +161,9 @@ def test_start():
             assert weight.abs().max() == 0, name
         elif name.endswith("weight") and weight.ndim > 1:
             assert abs(weight.std().item() - 0.02) < 0.002 and abs(weight.mean().item()) < 0.002, name
+    for vectors in ("w_x", "w_h"):  # 3 layers x 3 gates x 32 numbers; left as PyTorch starts them, their std is 0.1
+        drawn = torch.cat([vector for layer in net.recurrent for vector in getattr(layer, vectors).values()])
+        assert len(drawn) == 288 and abs(drawn.std().item() - 0.02) < 0.004 and abs(drawn.mean().item()) < 0.006
     assert all(layer.b["f"].min() == 1 and layer.b["i"].abs().max() == 0 for layer in net.recurrent)
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     assert len(norms) == 8 and all((norm.eps, norm.momentum) == (1e-3, 0.01) for norm in norms)
@@ -184,11 +187,18 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"deform_steps": ((-1,), (), ())}, "steps 0 to 3"),
         ({"length": 1}, "too small"),
         ({"size": 3}, "too small"),
+        ({"pool": "mean"}, "pool is 'mean': choose 'max' or 'average'"),
+        ({"modulated": True, "per_filter": True}, "modulated and per_filter exclude each other"),
+        ({"conv3d": (2, 3)}, "conv3d names 2 widths and conv2d 3"),
+        ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
+        ({"conv2d": (4,)}, "conv2d 1: give three of each"),
+        ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
-    with pytest.raises(NetworkError, match=words):
+    with pytest.raises(NetworkError, match=words) as caught:
         replace(TINY, **change)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["classroom", "released"])

@@ -1,28 +1,56 @@
 """Sampling points: known shift, known rotation, fractional reading, and the layer's own gradient as the judge."""
 
 import math
+import warnings
+from dataclasses import replace
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import cv2
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 from torch import nn
 
-from deformlib.deform import deform_conv2d
+from deformlib.deform import DeformConv2d, deform_conv2d
 from deformlib.offsets import (
     Field,
+    OffsetWarning,
+    body_mask,
+    centres,
+    check_offsets,
+    draw_direction,
     draw_frame,
     draw_magnitude,
     draw_points,
     draw_quiver,
+    draw_steps,
+    effective_dilation,
+    fit_similarity,
+    follow,
+    look_back,
     mean_offset,
+    offset_direction,
     offset_magnitude,
+    point_weights,
+    positions_of,
     read_field,
+    receptive_field,
+    record_offsets,
+    resting,
+    saliency_region,
+    sampling_influence,
     sampling_points,
+    save_film,
+    similarity,
+    summarise,
     to_frame,
+    turn_clips,
 )
 
 GRID = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2)).double()
@@ -101,7 +129,7 @@ def test_two_layers_and_a_pooling_agree_with_the_gradient():
     torch.manual_seed(0)
     image = torch.zeros(1, 1, 24, 24, requires_grad=True)
     first, last = (torch.randint(-2, 3, (9, 2)) for _ in range(2))
-    fields = [Field(constant(first).offset, pool=2), constant(last)]
+    fields = [replace(constant(first), before=centres(nn.AvgPool2d(2))), constant(last)]
     ones = torch.ones(1, 1, 3, 3).double()
     x = nn.functional.avg_pool2d(image.double(), 2)
     for field in fields:
@@ -142,7 +170,7 @@ def test_magnitude_and_mean():
 def test_wrong_fields_are_named():
     with pytest.raises(ValueError, match=r"expected offsets \[18, H, W\].*got \[1, 18, 4, 4\]"):
         sampling_points([Field(torch.zeros(1, 18, 4, 4))], (0, 0))
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ValueError, match="one for each layer"):
         sampling_points([], (0, 0))
 
 
@@ -159,4 +187,340 @@ def test_drawings_show_the_numbers():
     assert len(arrows.U) == 14 * 14 and arrows.U[0] == pytest.approx(-16) and arrows.V[0] == pytest.approx(12)
     assert draw_magnitude(field, map_ax, (112, 112)) is map_ax
     assert map_ax.images[0].get_array().max() == 5 and map_ax.images[0].get_extent() == [-0.5, 111.5, 111.5, -0.5]
+    plt.close(figure)
+
+
+def turn_of(degrees, scale=1.0):
+    """(y, x) counter-clockwise as one sees it."""
+    angle = math.radians(degrees)
+    return scale * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+
+
+@pytest.mark.parametrize(
+    ("chain", "size"),
+    [
+        (nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(1, 1, 3, padding=1), nn.AvgPool2d(2)), 40),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 1, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, 1), nn.Conv2d(1, 1, 3, dilation=2)
+            ),
+            60,
+        ),
+        (nn.Conv2d(1, 1, (3, 5), stride=(1, 3), padding=(1, 0), dilation=(2, 1)), 40),
+    ],
+)
+def test_centres_are_the_middle_of_what_a_chain_reads(chain, size):
+    for layer in chain.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.ones_(layer.weight)
+    chain = nn.Sequential(
+        *[
+            nn.AvgPool2d(m.kernel_size, m.stride, m.padding) if isinstance(m, nn.MaxPool2d) else m
+            for m in [*chain.children()] or [chain]
+        ]
+    )
+    image = torch.ones(1, 1, size, size, requires_grad=True)
+    output = chain(image)
+    place = [side // 2 for side in output.shape[2:]]
+    output[(0, 0, *place)].backward()
+    weight = image.grad[0, 0]
+    axis = torch.arange(float(size))
+    middle = torch.stack([(weight.sum(1) * axis).sum(), (weight.sum(0) * axis).sum()]) / weight.sum()
+    scale, add = centres(chain)
+    assert torch.allclose(torch.tensor(place) * scale + add, middle, atol=1e-3)
+
+
+def test_a_layer_used_twice_in_a_chain_counts_twice():
+    pool = nn.MaxPool2d(2)
+    assert centres(nn.Sequential(pool, pool)).tolist() == [[4, 4], [1.5, 1.5]]
+
+
+def test_many_positions_at_once_and_where_they_rest():
+    torch.manual_seed(0)
+    fields = [Field(torch.randn(18, 6, 7), before=torch.tensor([[4.0, 2.0], [1.5, 0.5]])), Field(torch.randn(18, 6, 7))]
+    places = positions_of(fields[-1])
+    assert places.shape == (42, 2) and places[8].tolist() == [1, 1]
+    grid = look_back(fields, places)
+    assert grid.shape == (42, 81, 2) and grid[8].equal(sampling_points(fields, (1, 1)))
+    assert torch.allclose(
+        resting(fields, places), places * torch.tensor([4.0, 2.0]) + torch.tensor([1.5, 0.5]), atol=1e-5
+    )
+
+
+def test_a_kernel_that_is_not_square():
+    field = Field(torch.zeros(30, 4, 5), kernel_size=(3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 3))
+    points = sampling_points([field], (1, 1))
+    assert points.amin(0).tolist() == [1, -1] and points.amax(0).tolist() == [3, 11] and len(points) == 15
+
+
+def test_weights_multiply_and_masks_are_read_between_positions():
+    mask = torch.zeros(9, 12, 12).double()
+    mask[4] = torch.arange(12).double()  # tap 4 counts as much as its column
+    half = constant(torch.tensor([0.0, 0.5]).repeat(9, 1))
+    first = replace(STILL, mask=mask)
+    weights = point_weights([first, half], (6, 6)).view(9, 9)
+    assert weights[4].tolist() == pytest.approx([0, 0, 0, 0, 6.5, 0, 0, 0, 0])
+    assert weights.sum(1).tolist() == pytest.approx([5.5, 6.5, 7.5] * 3)
+    kernel = torch.arange(9.0)
+    both = point_weights([replace(first, weight=kernel), replace(half, weight=kernel)], (6, 6)).view(9, 9)
+    assert torch.allclose(both, weights * kernel[:, None] * kernel)
+
+
+class Mixed(nn.Module):
+    """A network with one layer of each kind, torchvision's called with names."""
+
+    def __init__(self):
+        super().__init__()
+        self.ours = DeformConv2d(2, 4, 3, padding=1, offset_groups=2, modulated=True)
+        self.theirs = torchvision.ops.DeformConv2d(4, 3, 3, stride=2)
+        self.filters = DeformConv2d(3, 5, 3, padding=1, per_filter=True)
+        for layer in (self.ours, self.filters):
+            nn.init.normal_(layer.offset_branch.weight, std=0.1)
+
+    def forward(self, x):
+        x = self.ours(x)
+        offset = 0.1 * torch.arange(18.0).view(1, 18, 1, 1).expand(len(x), 18, 3, 3)
+        return self.filters(self.theirs(x, offset, mask=torch.full((len(x), 9, 3, 3), 0.25)))
+
+
+def test_the_recorder_sees_what_the_layers_used():
+    torch.manual_seed(0)
+    net, x = Mixed(), torch.randn(3, 2, 8, 8)
+    with record_offsets(net) as calls:
+        net(x)
+    assert [call.name for call in calls] == ["ours", "theirs", "filters"]
+    ours, theirs, filters = calls
+    offset, mask = net.ours.fields(x)
+    assert ours.offset.equal(offset) and ours.mask.equal(mask) and ours.input is x
+    field = ours.field(item=2, group=1)
+    assert field.offset.equal(offset[2, 18:]) and field.mask.equal(mask[2, 9:]) and field.padding == (1, 1)
+    assert torch.allclose(field.weight, net.ours.weight.detach().square().sum((0, 1)).sqrt().flatten())
+    assert theirs.field(1).offset[:, 0, 0].tolist() == pytest.approx([0.1 * n for n in range(18)])
+    assert theirs.field(1).stride == (2, 2) and theirs.field(1).mask.unique().tolist() == [0.25]
+    raw = net.filters.fields(theirs.layer(ours.layer(x), theirs.offset, theirs.mask))[0]
+    tap = 7
+    chosen = [2 * (tap * 5 + 3), 2 * (tap * 5 + 3) + 1]  # channel 2 (tap F + filter) + {0: dy, 1: dx}
+    assert filters.field(0, group=3).offset[[14, 15]].equal(raw[0, chosen])
+    assert torch.allclose(filters.field(0, group=3).weight, net.filters.weight[3].detach().norm(dim=0).flatten())
+
+
+def test_the_recorder_leaves_nothing_behind():
+    net, x = Mixed(), torch.randn(1, 2, 8, 8)
+    with pytest.raises(RuntimeError, match="on purpose"), record_offsets(net) as calls:
+        net(x)
+        raise RuntimeError("on purpose")
+    net(x)
+    assert len(calls) == 3 and not any(m._forward_hooks for m in net.modules())
+
+
+def test_recorded_steps_of_a_convlstm_are_its_offset_fields():
+    from deformlib.convlstm import ConvLSTM
+
+    torch.manual_seed(0)
+    for per_filter in (False, True):
+        layer, x = ConvLSTM(2, 3, deform_steps=(1, 3), per_filter=per_filter), torch.randn(2, 2, 5, 6, 6)
+        nn.init.normal_(layer._deformable().offset_branch.weight, std=0.1)
+        with record_offsets(layer) as calls:
+            layer(x)
+        (call,) = calls
+        for step in (0, 1):
+            for clip in (0, 1):
+                assert torch.allclose(call.source[step * 2 + clip], layer.offset_fields(x)[clip, step], atol=1e-6)
+
+
+def test_gradients_and_regions_find_the_pixels_that_matter():
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        layer.weight[0, 0, 1, 1] = -1.0
+        layer.offset_branch.bias.copy_(torch.tensor([2.0, -1.0]).repeat(9))
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 12, 12, requires_grad=True)
+    with record_offsets(layer) as calls:
+        node = layer(image)[0, 0, 5, 6]
+    expected = torch.zeros(12, 12)
+    expected[6:9, 4:7] = 1
+    field = receptive_field(node, image)
+    assert torch.allclose(field, expected, atol=1e-4)  # the branch's kernel is zero: nothing comes through it
+    influence = sampling_influence(node, calls[0])
+    assert influence.shape == (1, 9, 12, 12) and (influence[0, :, 5, 6] > 0).all() and influence.count_nonzero() == 9
+    clip = image.detach()[0, :, None].repeat(1, 2, 1, 1)  # (C, T, H, W)
+    region = saliency_region(lambda clips: layer(clips[:, :, 1])[:, 0, 5, 6], clip, error=0.0, patch=1)
+    assert region.equal(expected > 0)
+    patches = saliency_region(lambda clips: layer(clips[:, :, 1])[:, 0, 5, 6], clip, error=0.0, patch=5)
+    assert patches.sum() == 50 and patches[5:10, :10].all()  # patches that touch the square: columns 0-4 and 5-9
+    smaller = saliency_region(lambda clips: layer(clips[:, :, 1])[:, 0, 5, 6], clip, error=0.3, patch=1)
+    assert 0 < smaller.sum() < 9 and (region | ~smaller).all()
+
+
+@pytest.mark.parametrize(
+    ("taps", "dilation", "expected"),
+    [
+        (0 * GRID, 1, 1.0),
+        (0 * GRID, 3, 3.0),
+        (0 * GRID + 5.0, 1, 1.0),
+        (GRID @ turn_of(40).T - GRID, 1, 1.0),
+        (0.5 * GRID, 1, 1.5),
+        (GRID * torch.tensor([1.0, 0.0]), 1, 1.5),  # twice as far down, as far across
+    ],
+)
+def test_effective_dilation(taps, dilation, expected):
+    field = replace(constant(taps), dilation=dilation, padding=dilation)
+    assert effective_dilation(field).shape == (12, 12)
+    assert torch.allclose(effective_dilation(field), torch.tensor(expected).double())
+
+
+def test_statistics_by_group():
+    found = summarise(torch.tensor([1.0, 3.0, 10.0]), ["sad", "sad", "joy"])
+    assert found == {"joy": (10.0, 0.0, 1), "sad": (2.0, 1.0, 2)}
+
+
+def test_the_body_is_what_differs_from_the_wall():
+    frames = torch.linspace(0.3, 0.6, 20).view(1, 20, 1).repeat(3, 1, 20)
+    frames[1, 5:15, 8:12] += 0.2
+    frames[2, 0:4, 0:2] = 0.0  # an arm at the edge, in one of three frames
+    mask = body_mask(frames)
+    assert not mask[0].any() and mask[1].sum() == 40 and mask[1, 5:15, 8:12].all() and mask[2].sum() == 8
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(25, 1.0), (-120, 1.7), (0, 0.5)])
+def test_fitted_similarity(degrees, scale):
+    torch.manual_seed(0)
+    points = torch.randn(30, 2).double()
+    assert fit_similarity(points, points @ turn_of(degrees, scale).T) == pytest.approx((degrees, scale))
+    assert torch.allclose(similarity(degrees, scale).double(), turn_of(degrees, scale), atol=1e-6)
+
+
+def test_turned_clips():
+    clips = torch.zeros(1, 1, 2, 9, 9)
+    clips[0, 0, :, 4, 7] = 1.0  # right of the middle
+    turned = turn_clips(clips, 90)
+    assert turned[0, 0, 1].argmax() == 1 * 9 + 4 and turned.max() == pytest.approx(1.0, abs=1e-4)  # above it
+    assert turn_clips(clips, 180)[0, 0, 0].argmax() == 4 * 9 + 1
+    assert turn_clips(clips, scale=1 / 3)[0, 0, 0].argmax() == 4 * 9 + 5
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(30, 1.0), (-15, 1.3), (0, 0.8)])
+def test_points_that_follow_and_points_that_do_not(degrees, scale):
+    """A made-up network that knows how the picture stands, one that knows half of it, and a plain one."""
+    clips = torch.zeros(1, 1, 1, 48, 48)
+    clips[..., 30:34, 20:24] = 1.0
+    stretched = GRID * torch.tensor([2.0, 1.0])
+
+    def knowing(share):
+        def fields_of(seen):
+            turn = turn_of(share * degrees, scale**share) if not seen.equal(clips) else turn_of(0)
+            return [replace(constant(stretched @ turn.T - GRID), before=torch.tensor([[4.0, 4.0], [1.5, 1.5]]))] * 2
+
+        return fields_of
+
+    assert follow(knowing(1), clips, degrees, scale) == pytest.approx((degrees, scale), abs=1e-4)
+    assert follow(knowing(0.5), clips, degrees, scale) == pytest.approx((degrees / 2, scale**0.5), abs=1e-4)
+    assert follow(lambda seen: [STILL], clips, degrees, scale) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_points_are_compared_at_the_same_place_of_the_body():
+    """Taps that stand wider the farther right they are: turned by 90 degrees, the wide ones are above."""
+    wider = (1 + 0.1 * torch.arange(12.0)).double()
+    taps = GRID[:, :, None, None] * wider.view(1, 1, 1, 12).expand(1, 1, 12, 12)
+    before = Field((taps - GRID[:, :, None, None]).flatten(0, 1))
+    upright = torch.einsum("ij,kjyx->kiyx", turn_of(90), taps).rot90(1, (2, 3))
+    after = Field((upright - GRID[:, :, None, None]).flatten(0, 1))
+    clips = torch.rand(1, 1, 1, 12, 12)
+    assert follow(lambda seen: [before if seen.equal(clips) else after], clips, 90) == pytest.approx((90, 1), abs=1e-3)
+
+
+def test_points_follow_a_shift_exactly():
+    """A layer is a convolution: what moves by whole pixels takes its offsets along."""
+    torch.manual_seed(0)
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    nn.init.normal_(layer.offset_branch.weight, std=0.5)
+    image = torch.zeros(1, 1, 20, 20)
+    image[..., 8:12, 8:12] = torch.rand(4, 4)
+    with record_offsets(layer) as calls, torch.no_grad():
+        layer(image), layer(image.roll((3, -2), (2, 3)))
+    first, second = (sampling_points([call.field()], place) for call, place in zip(calls, [(10, 10), (13, 8)]))
+    assert torch.allclose(second - first, torch.tensor([3.0, -2.0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["png", "gif", "mp4"])
+def test_films(tmp_path, ending):
+    def draw(step, ax):
+        ax.imshow(np.full((4, 4), 60.0 * step), cmap="gray", vmin=0, vmax=255)
+        ax.set_title(f"step {step}")
+
+    path = save_film(draw, [0, 2, 4], tmp_path / f"film.{ending}", size=1.5)
+    if ending == "mp4":
+        video = cv2.VideoCapture(str(path))
+        frames = [video.read()[1] for _ in range(int(video.get(cv2.CAP_PROP_FRAME_COUNT)))]
+    else:
+        picture = Image.open(path)
+        frames = []
+        for number in range(getattr(picture, "n_frames", 1)):
+            picture.seek(number)
+            frames.append(np.asarray(picture.convert("RGB")))
+    assert len(frames) == (1 if ending == "png" else 3)
+    if ending != "png":
+        middles = [frame[frame.shape[0] // 2, frame.shape[1] // 2].mean() for frame in frames]
+        assert middles == pytest.approx([0, 120, 240], abs=8)
+    else:
+        assert frames[0].shape[1] == pytest.approx(3 * frames[0].shape[0], abs=2)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_film_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"film\.avi: .*\.png.*\.gif.*\.mp4"):
+        save_film(lambda step, ax: ax, [0], tmp_path / "film.avi")
+
+
+def test_small_multiples():
+    figure = draw_steps(lambda step, ax: ax.set_title(step), range(5), columns=3)
+    assert [ax.get_title() for ax in figure.axes] == list("01234")
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("push", "alarm"), [(0.0, None), (1.0, None), (5.0, "out of the map"), (90.0, "explode"), (math.nan, "not finite")]
+)
+def test_alarms(push, alarm):
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    nn.init.constant_(layer.offset_branch.bias, push)
+    with record_offsets(nn.Sequential(layer)) as calls:
+        layer(torch.rand(1, 1, 16, 16))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        messages = check_offsets(calls)
+    assert [str(warning.message) for warning in caught] == messages and len(messages) == bool(alarm)
+    if alarm:
+        assert caught[0].category is OffsetWarning and alarm in messages[0] and "parameter_groups" in messages[0]
+        assert messages[0].startswith("0: ")
+
+
+def test_one_field_a_filter_raises_no_false_alarm():
+    layer = DeformConv2d(1, 7, 3, padding=1, per_filter=True)
+    with record_offsets(layer) as calls:
+        layer(torch.rand(1, 1, 6, 6))
+    assert check_offsets(calls) == []
+
+
+def test_directions_go_round():
+    for degrees in (0, 90, -45):
+        dy, dx = -math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+        field = constant(torch.tensor([[dy, dx]]).expand(9, 2)).offset
+        assert offset_direction(field)[2, 3].item() == pytest.approx(degrees, abs=1e-5)
+        figure, ax = plt.subplots()
+        assert draw_direction(field, ax, (48, 48)) is ax
+        assert ax.images[0].get_clim() == (-180, 180) and ax.images[0].get_extent() == [-0.5, 47.5, 47.5, -0.5]
+        plt.close(figure)
+
+
+def test_weights_colour_the_points_with_the_heaviest_on_top():
+    figure, ax = plt.subplots()
+    points = torch.tensor([[1.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
+    assert draw_points(points, ax, weights=torch.tensor([0.5, 2.0, 0.1])) is ax
+    assert ax.collections[0].get_offsets().tolist() == [[3, 3], [1, 1], [5, 2]]
+    assert ax.collections[0].get_array().tolist() == pytest.approx([0.1, 0.5, 2.0])
+    assert figure.axes[1].get_ylabel() == "weight x mask"
+    whole = look_back([STILL], positions_of(STILL))
+    assert len(draw_points(whole, ax).collections[-1].get_offsets()) == 144 * 9  # the whole grid at once
     plt.close(figure)

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 from deformlib.results import (
     ResultsError,
     caption,
     confusion,
     difference,
+    draw_table1,
     interval,
     load_records,
     recall,
@@ -29,9 +32,9 @@ def record(model: str, split: str, seed: int, right: int, of: int = 10) -> dict:
     return {
         "name": f"{model}-{split}-{seed}",
         "experiment": {"model": model, "split": split, "seed": seed, "recipe": "tiny"},
-        "corpus": {"name": "toy", "videos": 50, "classes": ["calm", "glad"], "actors": 5},
+        "corpus": {"name": "toy", "source": "made up", "key": "k", "videos": 50, "classes": ["calm", "glad"], "actors": 5},
         "split": {"val": of},
-        "network": {"parameters": 123},
+        "parameters": 123,
         "accuracy": right / of,
         "validation": {"label": [0] * of, "predicted": [0] * right + [1] * (of - right)},
         "seconds": 1.5,
@@ -81,14 +84,16 @@ def test_confusion_counts_and_recall(records: list[dict]):
     counts = confusion(records, "plain", "by_copy")
     assert counts.tolist() == [[15, 15], [0, 0]]
     rows = recall(counts, ["calm", "glad"])
-    assert rows["recall"].tolist() == [50, 0] and rows["clips"].tolist() == [30, 0] and rows["taken for"][0] == "glad"
+    assert rows["recall"][0] == 50 and np.isnan(rows["recall"][1]) and rows["clips"].tolist() == [30, 0] and rows["taken for"][0] == "glad"
 
 
 def test_markdown_and_caption_say_what_the_data_is(records: list[dict]):
     """Corpus, split, chance, seeds; no nan in the text."""
     text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "paper": [96.38, 98.8]}))
     assert text == "| a | b | paper |\n| --- | --- | --- |\n| 1.2 | x | 96.38 |\n|  |  | 98.8 |\n"
-    assert "toy (50 videos, 2 classes, 5 actors), not GEMEP" in caption(records) and "Chance: 50.0 %" in caption(records)
+    assert "toy (50 videos, 2 classes, 5 actors): made up." in caption(records) and "Chance: 50.0 %" in caption(records)
+    records[0]["corpus"]["actors"] = 0
+    assert "toy (50 videos, 2 classes): made up." in caption(records)
 
 
 def test_broken_and_missing_records_are_named(tmp_path: Path, records: list[dict]):
@@ -98,6 +103,29 @@ def test_broken_and_missing_records_are_named(tmp_path: Path, records: list[dict
     (tmp_path / "half.json").write_text(json.dumps(records[0])[:50])
     with pytest.raises(ResultsError, match=r"half\.json: no valid JSON .* delete it"):
         load_records(tmp_path)
+
+
+def test_unfinished_and_mixed_records_do_not_count(tmp_path: Path, records: list[dict]):
+    """A name with a dot in front was never finished; two corpora or recipes in one folder are an error."""
+    (tmp_path / "one.json").write_text(json.dumps(records[0]))
+    (tmp_path / ".123-4.two.json").write_text("{half")
+    assert load_records(tmp_path) == [records[0]]
+    for change in ({"corpus": records[1]["corpus"] | {"key": "other"}}, {"experiment": records[1]["experiment"] | {"recipe": "paper"}}):
+        (tmp_path / "two.json").write_text(json.dumps(records[1] | change))
+        with pytest.raises(ResultsError, match="mixes records"):
+            load_records(tmp_path)
+
+
+def test_the_figure_shows_every_run_and_chance(records: list[dict]):
+    """A dot for each run at its accuracy, the chance line where it belongs."""
+    _, ax = plt.subplots()
+    draw_table1(runs_table(records), ax, chance=50)
+    dots = [y for dots in ax.collections if isinstance(dots, PathCollection) for _, y in dots.get_offsets()]
+    assert sorted(dots) == pytest.approx([40, 50, 50, 60, 60, 70])
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "chance"] == [50]
+    draw_table1(runs_table(records), ax := plt.subplots()[1], chance=5.9)
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "chance"] == [5.9]
+    plt.close("all")
 
 
 @pytest.mark.parametrize("folder", sorted(ROOT.glob("results/example-*")), ids=lambda folder: folder.name)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +14,20 @@ from safetensors.torch import load_file
 from deformlib import __main__, study
 from deformlib.corpus import Corpus
 from deformlib.results import load_records, runs_table
-from deformlib.study import Experiment, StudyError, make_network, make_split, run, table1
+from deformlib.study import Experiment, StudyError, make_network, make_split, run, table1_experiments
 
 
 @pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a whole tiny study of two seeds."""
     folder = tmp_path_factory.mktemp("results")
-    run(table1(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
+    run(table1_experiments(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
     return folder
 
 
 def test_the_list_holds_every_comparison_whole(corpus: Corpus):
     """Two models, two splits, each seed; all names differ; a seed is complete before the next begins."""
-    experiments = table1(corpus, seeds=(0, 1, 2))
+    experiments = table1_experiments(corpus, seeds=(0, 1, 2))
     assert len(experiments) == len({experiment.name for experiment in experiments}) == 12
     assert [experiment.seed for experiment in experiments] == [0] * 4 + [1] * 4 + [2] * 4
     assert {(e.model, e.split) for e in experiments[:4]} == {(m, s) for m in ("plain", "deformable") for s in ("by_actor", "by_copy")}
@@ -39,7 +40,7 @@ def test_without_actors_the_clean_split_is_by_clip(videos: Path, corpus: Corpus,
     for path in videos.glob("*.avi"):
         shutil.copy(path, folder)
     nameless = Corpus(folder, size=32, cache=corpus.cache)
-    assert {e.split for e in table1(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
+    assert {e.split for e in table1_experiments(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
     assert len(nameless.classes) == 17 and set(nameless.labels) == {3, 10, 16}
 
 
@@ -56,7 +57,7 @@ def test_models_of_a_seed_start_alike(corpus: Corpus):
 
 
 def test_splits_hold_out_a_fifth(corpus: Corpus):
-    """Two of ten actors, others for the next seed; of the copies, two a clip are judged."""
+    """Two of ten actors, others for the next seed; of the copies, twice as many as there are clips are judged."""
     seeds = [make_split(Experiment("", "by_actor", "plain", seed, "tiny"), corpus) for seed in range(5)]
     held_out = [{corpus.videos[clip].actor for clip in split.val[:, 0]} for split in seeds]
     assert all(len(actors) == 2 for actors in held_out) and len(set.union(*held_out)) == 10
@@ -70,8 +71,9 @@ def test_records_say_where_every_number_is_from(finished: Path, corpus: Corpus):
     for record in records:
         judged = record["validation"]
         assert record["accuracy"] == np.mean(np.array(judged["label"]) == np.array(judged["predicted"]))
-        assert len(judged["clip"]) == len(judged["copy"]) == record["split"]["val"]
-        assert record["corpus"]["key"] == corpus.key and record["training"]["seed"] == record["experiment"]["seed"]
+        assert record["corpus"]["source"] == "procedural body videos, not GEMEP"
+        assert len(judged["clip"]) == len(judged["frames"]) == len(judged["copy"]) == record["split"]["val"]
+        assert record["corpus"]["key"] == corpus.key and record["settings"]["training"]["seed"] == record["experiment"]["seed"]
         assert record["seconds"] > 0 and record["device"] and record["versions"]["torch"] and "commit" in record
         if record["split"]["name"] == "by_actor":
             assert record["split"]["siblings"] == [0, 0] and len(record["split"]["held_out"]) == 2
@@ -82,7 +84,7 @@ def test_records_say_where_every_number_is_from(finished: Path, corpus: Corpus):
 
 def test_done_runs_are_not_done_again(finished: Path, corpus: Corpus, monkeypatch):
     """The second call trains nothing; a missing record is made again, equal but for its times."""
-    experiments = table1(corpus, seeds=(0, 1), recipe="tiny")
+    experiments = table1_experiments(corpus, seeds=(0, 1), recipe="tiny")
     name = f"{experiments[3].name}.json"
     before = {path.name: path.stat().st_mtime_ns for path in finished.glob("*.json")}
     wanted = json.loads((finished / name).read_text())
@@ -121,9 +123,10 @@ def test_a_run_broken_off_goes_on(corpus: Corpus, tmp_path: Path, monkeypatch):
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Corpus, tmp_path: Path):
+def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Corpus, tmp_path: Path, monkeypatch):
     """Two processes with one thread each give the records that one gives, in the order of the list."""
-    experiments = table1(corpus, seeds=(0,), recipe="tiny")
+    experiments = table1_experiments(corpus, seeds=(0,), recipe="tiny")
+    monkeypatch.setattr(study, "fit", None)  # this process does none of it
     shared = run(experiments, tmp_path, corpus.cache, workers=2)
     assert [record["name"] for record in shared] == [experiment.name for experiment in experiments]
     for record in shared:
@@ -132,14 +135,32 @@ def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Cor
     assert "TQDM_POSITION" not in os.environ
 
 
+def test_a_failing_worker_is_an_error(corpus: Corpus, tmp_path: Path):
+    """What a worker cannot do is not done quietly by the parent."""
+    experiment = Experiment(str(tmp_path / "gone"), "by_actor", "plain", 0, "tiny")
+    with pytest.raises(StudyError, match="A worker ended before its runs were done"):
+        run([experiment], tmp_path / "results", corpus.cache, workers=2)
+
+
+def test_records_of_other_settings_are_not_taken(finished: Path, corpus: Corpus, monkeypatch):
+    """A recipe that has changed since makes the old record an error, not a result."""
+    experiments = table1_experiments(corpus, seeds=(0,), recipe="tiny")
+    recipe = study.RECIPES["tiny"]
+    changed = {"training": replace(recipe.training, lr=1e-4), "network": replace(recipe.network, hidden=(8, 8, 4))}
+    for name, value in changed.items():
+        monkeypatch.setitem(study.RECIPES, "tiny", replace(recipe, **{name: value}))
+        with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.json: a record of the same name with other settings"):
+            run(experiments, finished, corpus.cache)
+
+
 def test_records_of_other_data_are_not_mixed_in(finished: Path, corpus: Corpus, videos: Path, tmp_path: Path):
     """The same names from another corpus: an error that names the file."""
-    fewer = tmp_path / "fewer"
+    fewer = tmp_path / videos.name
     shutil.copytree(videos, fewer)
     next(fewer.glob("*joy*.avi")).unlink()
     other = Corpus(fewer, size=32, cache=corpus.cache)
     with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.json: a record from another corpus"):
-        run(table1(other, seeds=(0,), recipe="tiny"), finished, corpus.cache)
+        run(table1_experiments(other, seeds=(0,), recipe="tiny"), finished, corpus.cache)
 
 
 @pytest.mark.parametrize("word", ["split", "model", "recipe"])
@@ -178,3 +199,9 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
     assert error.startswith("error: ") and "note.avi" in error and error.count("\n") == 1
     assert __main__.main(["reproduce", "--corpus", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
+    assert __main__.main(["corpus", str(tmp_path / "note.avi" / "inside")]) == 1
+    assert "note.avi" in capsys.readouterr().err
+    for option in ("--seeds", "--workers"):
+        with pytest.raises(SystemExit):
+            __main__.main(["reproduce", option, "0"])
+        assert "0 is no number from 1 up" in capsys.readouterr().err

@@ -1,0 +1,233 @@
+"""The explorer: its numbers against the network's, its JavaScript against Python, its HTML file in a real browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from deformlib.explorer import Explorer, as_scene, look
+from deformlib.network import NetworkConfig, VideoNet
+from deformlib.offsets import look_back, point_weights, positions_of, resting
+
+SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
+STEPS = ((0, 2), (1, 2), (2, 3))
+TITLE = 'joy </script><img src=x onerror=alert(1)> & "it\'s"'
+
+
+def network(spread: float = 0.3, **options) -> VideoNet:
+    """A small network whose offset branches answer at random."""
+    torch.manual_seed(0)
+    net = VideoNet(NetworkConfig(**(SMALL | {"deform_steps": STEPS} | options))).eval()
+    for name, parameter in net.named_parameters():
+        if "offset_branch" in name:
+            torch.nn.init.normal_(parameter, std=spread)
+    return net
+
+
+@pytest.fixture(scope="module")
+def clip() -> torch.Tensor:
+    return torch.rand(1, 8, 24, 24, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def explorer(clip: torch.Tensor) -> Explorer:
+    """Three networks: one without deformation, one with, one with masks; offsets that leave the frame."""
+    plain = network(deform_steps=((), (), ()))
+    looks = {
+        "plain": look(plain, clip),
+        "<b>far</b>": look(network(1.5), clip),
+        "masks": look(network(modulated=True), clip),
+    }
+    return Explorer(looks, TITLE)
+
+
+@pytest.mark.parametrize("options", [{}, {"modulated": True}])
+def test_looks_are_what_the_network_used(clip, options):
+    net = network(**options)
+    seen, fields = look(net, clip), net.offset_fields(clip[None])
+    for layer, steps in enumerate(STEPS):
+        for step in range(4):
+            field = seen.fields[step][layer]
+            if step in steps:
+                assert torch.allclose(field.offset, fields[layer][0, steps.index(step)], atol=1e-6)
+                assert (field.mask is not None) == bool(options)
+            else:
+                assert not field.offset.any()
+            kernel = net.recurrent[layer].input_conv.weight
+            assert torch.allclose(field.weight, kernel.square().sum((0, 1)).sqrt().flatten())
+    assert seen.deformable == STEPS and seen.frames.equal(clip[:, ::2].transpose(0, 1))
+
+
+def test_one_field_a_filter(clip):
+    net = network(per_filter=True)
+    seen, fields = look(net, clip, group=3), net.offset_fields(clip[None])
+    raw = fields[0][0, 1].unflatten(0, (9, 4, 2))[:, 3]  # channel 2 (tap F + filter)
+    assert torch.allclose(seen.fields[2][0].offset, raw.flatten(0, 1), atol=1e-6)
+
+
+def test_looking_changes_nothing_in_the_network(clip):
+    net = network().train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    look(net, clip)
+    assert net.training and all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_points_are_in_pixels_of_the_frame(clip, explorer):
+    seen = explorer.looks["plain"]
+    for layer, depth in ((0, 1), (2, 1), (2, 3), (1, 2)):
+        points = look_back(seen.stack(0, layer, depth), torch.tensor([[2.0, 3.0]]))[0]
+        assert points.mean(0).tolist() == pytest.approx([4 * 2 + 1.5, 4 * 3 + 1.5])
+        assert (points.amax(0) - points.amin(0)).tolist() == [8 * depth, 8 * depth]
+
+
+def test_the_scene_holds_every_point(explorer):
+    scene = explorer.scene
+    seen = explorer.looks["<b>far</b>"]
+    stacks = [seen.stack(step, 2, 3) for step in range(4)]
+    points = torch.cat([look_back(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
+    reach = max(-points.min().item(), points.max().item() - 24)
+    assert 2 < reach <= scene["margin"] < reach + 1 and json.loads(json.dumps(scene)) == scene
+    assert resting(stacks[0], torch.tensor([[0.0, 0.0]])).tolist() == [[1.5, 1.5]]
+
+
+def test_scenes_that_do_not_fit_together_are_refused(clip):
+    net = network()
+    with pytest.raises(ValueError, match="other looked at another clip"):
+        as_scene({"one": look(net, clip), "other": look(net, clip.flip(1))})
+    with pytest.raises(ValueError, match="at least one"):
+        as_scene({})
+
+
+def test_the_explorer_starts_where_something_deforms(clip):
+    start = Explorer({"late": look(network(deform_steps=((3,), (), ())), clip)})
+    assert (start.step, start.layer, start.depth, start.row, start.column) == (3, 0, 1, 3, 3)
+    start.depth, start.layer = 2, 1
+    assert start.points("late").shape == (81, 2)
+
+
+def test_the_file_is_one_file_and_its_labels_are_harmless(explorer, tmp_path):
+    path = explorer.export_html(tmp_path / "explorer.html")
+    page = path.read_text(encoding="utf-8")
+    assert list(tmp_path.iterdir()) == [path]
+    assert not re.search(r"(https?:)?//[a-z0-9]+\.", page) and "import " not in page and "fetch(" not in page
+    assert page.count("</script>") == 2 and "<img" not in page and "<b>" not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Chromium, driven by Playwright; tests that need it say why they are skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with (
+        api.sync_playwright() as play,
+        play.chromium.launch(executable_path=program, args=["--no-sandbox"]) as chromium,
+    ):
+        yield chromium
+
+
+@pytest.fixture
+def page(browser, explorer: Explorer, tmp_path: Path) -> Iterator:
+    """The exported file, opened; afterwards: no error was raised, and nothing but the file was asked for."""
+    path = explorer.export_html(tmp_path / "explorer.html")
+    page = browser.new_page(viewport={"width": 1100, "height": 800})
+    errors, asked = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("canvas")
+    yield page
+    page.close()
+    assert not errors and asked == [path.as_uri()]
+
+
+def shown(page, name: str) -> torch.Tensor:
+    """The points that a canvas shows, (y, x, weight)."""
+    return torch.tensor(page.locator("figure", has_text=name).locator("canvas").evaluate("canvas => canvas.points"))
+
+
+def pixels(page) -> list[str]:
+    """What the canvases look like."""
+    return page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())")
+
+
+def test_javascript_and_python_agree(page, explorer):
+    panel = page.locator(".deformlib-explorer")
+    panel.focus()
+    for step, layer, depth, down, right in (
+        (0, 0, 1, 0, 0),
+        (1, 1, 1, -3, 2),
+        (2, 2, 3, 0, -5),
+        (3, 2, 2, 5, 5),
+        (2, 1, 2, -1, 0),
+    ):
+        page.locator("input[type=range]").fill(str(step))
+        page.locator("select").first.select_option(index=layer)
+        panel.focus()
+        page.keyboard.press(str(depth))
+        for key, times in (("ArrowDown", down), ("ArrowUp", -down), ("ArrowRight", right), ("ArrowLeft", -right)):
+            for _ in range(times):
+                page.keyboard.press(key)
+        explorer.step, explorer.layer, explorer.depth = step, layer, depth
+        explorer.row = min(max(explorer.row + down, 0), 5)
+        explorer.column = min(max(explorer.column + right, 0), 5)
+        for name in explorer.looks:
+            found, expected = shown(page, name), explorer.points(name)
+            stack = explorer.looks[name].stack(step, layer, depth)
+            weights = point_weights(stack, (explorer.row, explorer.column))
+            assert found.shape == (9**depth, 3)
+            assert torch.allclose(found[:, :2], expected, atol=1e-3)
+            assert torch.allclose(found[:, 2], weights, rtol=1e-4)
+
+
+def test_hover_slider_and_overlay_change_the_picture(page, explorer):
+    start = pixels(page)
+    canvas = page.locator("canvas").nth(1)
+    box, margin = canvas.bounding_box(), explorer.scene["margin"]
+    zoom = box["width"] / (24 + 2 * margin)
+    at = [(margin + 0.5 + 4 * place + 1.5) * zoom for place in (1, 4)]  # row 1, column 4
+    page.mouse.move(box["x"] + at[1], box["y"] + at[0])
+    assert shown(page, "plain")[:, :2].mean(0).tolist() == pytest.approx([5.5, 17.5])  # on every canvas
+    hovered = pixels(page)
+    assert all(one != other for one, other in zip(start, hovered))
+    slider = page.locator("input[type=range]").bounding_box()
+    page.mouse.move(slider["x"] + 8, slider["y"] + slider["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(slider["x"] + slider["width"] - 2, slider["y"] + slider["height"] / 2, steps=5)
+    page.mouse.up()
+    assert page.locator("output").inner_text().strip().startswith("3 (of") and pixels(page) != hovered
+    without = pixels(page)
+    page.locator(".deformlib-explorer").focus()
+    page.keyboard.press("l")
+    page.keyboard.press("l")
+    before = pixels(page)
+    page.keyboard.press("m")
+    assert pixels(page)[1] != before[1] != without[1] and page.locator("input[type=checkbox]").is_checked()
+
+
+def test_labels_are_text_and_play_plays(page):
+    assert page.locator(".title").inner_text() == TITLE and page.locator("img").count() == 0
+    assert page.locator("figure strong").nth(1).inner_text() == "<b>far</b>"
+    said = page.locator("output")
+    before = said.inner_text()
+    page.locator("button").click()
+    page.wait_for_function("old => document.querySelector('output').innerText !== old", arg=before)
+    page.locator("button").click()
+    assert page.locator("button").inner_text() == "play"
+
+
+def test_the_clip_may_be_shown_in_other_pixels(clip):
+    large = torch.nn.functional.interpolate(clip, (72, 48))
+    seen = look(network(), clip, large)
+    points = look_back(seen.stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    small = look_back(look(network(), clip).stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    assert seen.frames.shape == (4, 1, 72, 48)
+    assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
