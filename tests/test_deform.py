@@ -2,28 +2,31 @@
 
 from pathlib import Path
 
+import benchmark
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from deformlib.deform import (
     DeformConv2d,
-    corners,
     deform_conv2d,
     deform_conv2d_loops,
+    neighbours,
     parameter_groups,
     per_filter_deform_conv2d,
+    products,
     tap_positions,
 )
 
 REFERENCE = Path(__file__).parent / "data" / "ref_deform_7x6x5_4.npz"
 
 CASES = {
-    "batch": st.sampled_from([1, 2, 3]),
+    "batch": st.sampled_from([0, 1, 2, 3]),
     "groups": st.sampled_from([1, 1, 2, 4]),
     "offset_groups": st.sampled_from([1, 1, 2, 4]),
     "filters": st.sampled_from([4, 8, 16]),  # of 8 channels: both sides of "mix first" and "look first"
@@ -35,8 +38,18 @@ CASES = {
     "biased": st.booleans(),
     "reach": st.sampled_from([0.0, 0.7, 3.0, 40.0]),  # zero offsets, small ones, past the border, far outside
     "whole": st.booleans(),  # offsets of whole pixels, where the bilinear function has its kinks
+    "strided": st.booleans(),  # tensors that do not lie in memory in the order of their axes
     "seed": st.integers(0, 2**31),
 }
+ORDERS = {  # groups, offset groups, filters of 8 channels, per filter
+    "mix first": (1, 1, 4, False),
+    "mix first, offset groups": (1, 2, 2, False),
+    "look first": (1, 1, 8, False),
+    "look first, groups": (2, 4, 4, False),
+    "per filter": (1, 3, 3, True),
+}
+every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")
 
 
 def pair(value):
@@ -44,7 +57,7 @@ def pair(value):
 
 
 def make(batch, groups, offset_groups, filters, kernel, stride, padding, dilation, masked, biased, reach, whole, seed,
-         channels=8, size=(7, 6), dtype=torch.float64):  # fmt: skip
+         channels=8, size=(7, 6), dtype=torch.float64, strided=False):  # fmt: skip
     """Random arguments of deform_conv2d: (input, offset, weight, bias, mask) with gradients, and the geometry."""
     rng = torch.Generator().manual_seed(seed)
     steps = zip(size, kernel, pair(stride), pair(padding), pair(dilation), strict=True)
@@ -62,6 +75,8 @@ def make(batch, groups, offset_groups, filters, kernel, stride, padding, dilatio
         draw(filters) if biased else None,
         draw(batch, taps, *out) if masked else None,
     ]
+    if strided:
+        tensors = [None if t is None else t.transpose(0, -1).contiguous().transpose(0, -1) for t in tensors]
     tensors = [None if tensor is None else tensor.requires_grad_() for tensor in tensors]
     return tensors, {"stride": stride, "padding": padding, "dilation": dilation}
 
@@ -75,6 +90,26 @@ def both(ours, theirs, tensors):
         direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
         results.append([output, *torch.autograd.grad(output, given_tensors, direction)])
     return results
+
+
+def small(order, size=(4, 3), seed=3, dtype=torch.float64, batch=2):
+    """Small arguments for one of the orders of work, with a mask, away from the kinks, and the options that go with them."""
+    groups, fields, filters, per_filter = order
+    rng = torch.Generator().manual_seed(seed)
+    shapes = (
+        (batch, 8, *size),
+        (batch, 8 * fields, *size),
+        (filters, 8 // groups, 2, 2),
+        (filters,),
+        (batch, 4 * fields, *size),
+    )
+    drawn = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
+    drawn[1] = (drawn[1] * 1.5).floor() + 0.2 + 0.6 * torch.rand(shapes[1], generator=rng, dtype=torch.float64)
+    return [tensor.to(dtype).requires_grad_() for tensor in drawn], {
+        "padding": (1, 1),
+        "per_filter": per_filter,
+        "dilation": (2, 2),
+    }
 
 
 def calls(geometry):
@@ -100,7 +135,7 @@ def test_equals_torchvision_in_float32(case):
     tensors, geometry = make(**case, dtype=torch.float32)
     ours, theirs = (call([None if t is None else t.detach() for t in tensors]) for call in calls(geometry))
     assert ours.dtype == torch.float32
-    assert (ours - theirs).abs().max() <= 1e-5 * max(1, theirs.abs().max())
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-5 * max([1, *theirs.abs().flatten().tolist()]))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -135,12 +170,140 @@ def test_gradients_equal_torchvision_where_training_starts(shape):
     assert torch.allclose(deform_conv2d(x, offset, weight, padding=1), plain, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("filters", [2, 8], ids=["mix first", "look first"])
-def test_gradcheck(filters):
-    case = {"batch": 1, "groups": 1, "offset_groups": 1, "filters": filters, "kernel": (2, 2), "stride": 1, "padding": 1, "dilation": 1,
-                "masked": True, "biased": True, "reach": 0.6, "whole": False, "seed": 4, "channels": 4, "size": (3, 3)}  # fmt: skip
-    tensors, geometry = make(**case)
-    assert torch.autograd.gradcheck(lambda *t: deform_conv2d(t[0], t[1], t[2], t[3], mask=t[4], **geometry), tensors)
+@every_order
+@pytest.mark.parametrize("border", ["zero", "clamp"])
+def test_equals_loops_at_both_borders_and_per_filter(order, border):
+    (x, offset, weight, bias, mask), options = small(order, batch=1)
+    with torch.no_grad():
+        got, expected = (
+            operator(x, offset, weight, bias, mask=mask, border=border, **options)
+            for operator in (deform_conv2d, deform_conv2d_loops)
+        )
+        assert torch.allclose(got, expected, rtol=0, atol=1e-10)
+        other = deform_conv2d(
+            x, offset, weight, bias, mask=mask, border={"zero": "clamp", "clamp": "zero"}[border], **options
+        )
+        assert not torch.allclose(other, got, rtol=0, atol=1e-3)
+
+
+@every_order
+@pytest.mark.parametrize("border", ["zero", "clamp"])
+def test_gradcheck_and_gradgradcheck(order, border):
+    arguments, options = small(order, size=(3, 2), batch=1)
+
+    def function(x, offset, weight, bias, mask):
+        return deform_conv2d(x, offset, weight, bias, mask=mask, border=border, **options)
+
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("order", [ORDERS["mix first"], ORDERS["look first, groups"], ORDERS["per filter"]], ids=str)
+def test_compiles_without_graph_breaks(order):
+    arguments, options = small(order, dtype=torch.float32)
+
+    def function(x, offset, weight, bias, mask):
+        return deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+
+    torch.compiler.reset()
+    results = []
+    for call_it in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        output = call_it(*arguments)
+        results.append([output, *torch.autograd.grad(output.square().sum(), arguments)])
+    for plain, compiled in zip(*results, strict=True):
+        assert torch.allclose(plain, compiled, rtol=1e-4, atol=1e-4)
+
+
+@every_order
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shapes_and_dtypes_are_known_without_numbers(order, dtype):
+    """What torch.library.opcheck asks of an operator's fake form: the same shape, dtype and strides, gradients included."""
+    arguments, options = small(order, dtype=dtype)
+
+    def both_passes(x, offset, weight, bias, mask):
+        output = deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+        return output, *torch.autograd.grad(output.float().sum(), (x, offset, weight, bias, mask))
+
+    real = both_passes(*arguments)
+    meta = both_passes(*(argument.detach().to("meta").requires_grad_() for argument in arguments))
+    assert [(t.shape, t.dtype) for t in meta] == [(t.shape, t.dtype) for t in real]
+    with FakeTensorMode() as mode:
+        fake = both_passes(*(mode.from_tensor(argument).requires_grad_() for argument in arguments))
+    assert [(t.shape, t.dtype, t.stride()) for t in fake] == [(t.shape, t.dtype, t.stride()) for t in real]
+
+
+@every_order
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.02), (torch.float16, 0.003)])
+def test_half_precision_keeps_places_exact(order, dtype, close):
+    exact, options = small(order, size=(4, 130))  # bfloat16 has no 129.3
+    exact[1] = (exact[1].detach() / 8).round(decimals=2).requires_grad_()
+    short = [t.detach().to(dtype if i in (0, 2, 3) else torch.float32).requires_grad_() for i, t in enumerate(exact)]
+    exact = [t.detach().double().requires_grad_() for t in short]
+    results = []
+    for x, offset, weight, bias, mask in (exact, short):
+        output = deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+        results.append([output, *torch.autograd.grad(output.float().sum(), (x, offset, weight, bias, mask))])
+    assert results[1][0].dtype == dtype
+    for right, got, argument in zip(results[0], results[1], [short[0], *short], strict=True):
+        assert got.dtype == argument.dtype
+        assert (got.double() - right).norm() <= close * right.norm()
+
+
+@pytest.mark.parametrize("options", [{}, {"per_filter": True}, {"modulated": True}, {"groups": 2}])
+def test_autocast_makes_outputs_of_its_own_dtype(options):
+    torch.manual_seed(0)
+    layer = DeformConv2d(8, 4, 3, padding=1, **options)
+    nn.init.normal_(layer.offset_branch.weight, std=0.02)
+    x = torch.randn(2, 8, 9, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(x)
+    output.float().sum().backward()
+    assert output.dtype == torch.bfloat16
+    assert (output.float() - layer(x)).norm() <= 0.03 * output.float().norm()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
+
+
+def test_large_maps_are_worked_on_in_blocks():
+    """Blocks of lines of one image, and of several images, join to the whole; per filter, too."""
+    torch.manual_seed(0)
+    for shape, filters in (((1, 3, 70, 70), 2), ((5, 3, 20, 20), 4), ((2, 3, 100, 60), 4)):
+        x, weight = torch.randn(shape, dtype=torch.float64), torch.randn(filters, 3, 3, 3, dtype=torch.float64)
+        offset = torch.randn(shape[0], 18, *shape[2:], dtype=torch.float64)
+        given_tensors = [x.requires_grad_(), offset.requires_grad_(), weight.requires_grad_()]
+        geometry = {"stride": 1, "padding": 1, "dilation": 1}
+        for mine, other in zip(*both(*calls(geometry), [*given_tensors, None, None]), strict=True):
+            assert torch.allclose(mine, other, rtol=0, atol=1e-9)
+        fields = offset.detach().unflatten(1, (9, 1, 2)).expand(-1, -1, filters, -1, -1, -1).flatten(1, 3)
+        shared = deform_conv2d(x, offset, weight, padding=1)
+        assert torch.allclose(per_filter_deform_conv2d(x, fields, weight, padding=1), shared, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", [((6, 32, 28, 28), 32, False), ((48, 16, 12, 12), 16, False)], ids=str)
+def test_holds_no_more_memory_than_torchvision(case):
+    arguments = benchmark.tensors(*case, "cpu", torch.float32)
+    held = [
+        benchmark.peak(lambda operator=operator: benchmark.call(operator, arguments, True), "cpu")
+        for operator in (benchmark.ours, benchmark.theirs)
+    ]
+    assert held[0] <= held[1]
+
+
+@no_gpu
+@every_order
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpu_equals_cpu(order, dtype):
+    arguments, options = small(order, dtype=torch.float32)
+    results = []
+    for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
+        moved = [
+            t.detach().to(device, kind if i in (0, 2, 3) else torch.float32).requires_grad_()
+            for i, t in enumerate(arguments)
+        ]
+        x, offset, weight, bias, mask = moved
+        output = deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+        results.append([output, *torch.autograd.grad(output.float().sum(), moved)])
+    for cpu, gpu in zip(*results, strict=True):
+        assert (gpu.cpu().float() - cpu).norm() <= (1e-4 if dtype == torch.float32 else 0.03) * cpu.norm()
 
 
 @pytest.mark.parametrize("filters", [2, 8])
@@ -170,6 +333,11 @@ def test_a_not_a_number_offset_stays_visible():
         ({"offset": torch.zeros(2, 54, 6, 5)}, "divides 4"),
         ({"offset": torch.zeros(1, 18, 6, 5)}, r"expected \[2, 18, 6, 5\]"),
         ({"mask": torch.zeros(2, 18, 6, 5)}, r"expected \[2, 9, 6, 5\]"),
+        ({"weight": torch.zeros(2, 4, 3, 3).double()}, "bring both to one"),
+        ({"weight": torch.zeros(2, 4, 9, 3)}, "more padding"),
+        ({"border": "wrap"}, '"zero" or "clamp"'),
+        ({"per_filter": True}, r"expected \[2, 36, 6, 5\]"),
+        ({"per_filter": True, "weight": torch.zeros(2, 2, 3, 3)}, "without groups"),
     ],
 )
 @pytest.mark.parametrize("function", [deform_conv2d, deform_conv2d_loops])
@@ -188,14 +356,14 @@ def test_positions_hold_the_base_grid_and_points_outside():
     assert positions.shape == (1, 1, 9, 2, 4, 4)
     assert positions[0, 0, 0, :, 0, 0].tolist() == [-1, -1]
     assert positions[0, 0, 5, :, 1, 2].tolist() == [2, 5]
-    pixel, share = corners(positions + 0.25, 8, 8)
-    assert torch.allclose(share.sum(1)[0, 0, 4], torch.ones(4, 4))  # inside, the four shares make one
-    assert (
-        share[0, :, 0, 0, 0, 0].tolist() == [0, 0, 0, 0.0625] and pixel.min() == 0
-    )  # the corner pixel, a quarter each way
+    (rows, share_y, _), (columns, share_x, _) = (neighbours(axis + 0.25, 8, "zero") for axis in positions.unbind(3))
+    share = products(share_y, share_x)
+    assert torch.allclose(share.sum(-1)[0, 0, 4], torch.ones(4, 4))  # inside, the four shares make one
+    assert share[0, 0, 0, 0, 0].tolist() == [0, 0, 0, 0.0625]  # the corner pixel, a quarter each way
+    assert min(number.min() for number in rows + columns) == 0
 
 
-def test_per_filter_equals_the_released_layer_with_a_zero_border():
+def test_per_filter_equals_the_released_layer_with_clean_borders():
     numbers = np.load(REFERENCE)
     print(numbers["README"])
     x = torch.from_numpy(numbers["x"]).permute(0, 3, 1, 2).float()
@@ -207,6 +375,8 @@ def test_per_filter_equals_the_released_layer_with_a_zero_border():
     assert np.abs(output.permute(0, 2, 3, 1).numpy() - numbers["out_zero"]).max() < 1e-5
     plain = per_filter_deform_conv2d(x, torch.zeros_like(offset), weight, bias, padding=1)
     assert np.abs(plain.permute(0, 2, 3, 1).numpy() - numbers["out_zero_zerooff"]).max() < 1e-5
+    clamped = per_filter_deform_conv2d(x, offset, weight, bias, padding=1, border="clamp")
+    assert np.abs(clamped.permute(0, 2, 3, 1).numpy() - numbers["out_clip"]).max() < 1e-5
     inside = np.abs(numbers["out_authors"] - numbers["out_zero"]).max(-1) < 1e-5
     assert not inside.all()  # the released border is another one
 
@@ -268,7 +438,22 @@ def test_layer_uses_the_branch_it_owns():
     expected = torchvision_deform_conv2d(x, offset, layer.weight, layer.bias, padding=1, mask=mask)
     assert torch.allclose(layer(x), expected, atol=1e-5)
     with pytest.raises(ValueError, match="per_filter"):
-        DeformConv2d(4, 6, 3, per_filter=True, modulated=True)
+        DeformConv2d(4, 6, 3, per_filter=True, offset_groups=2)
+
+
+def test_per_filter_layer_may_be_modulated():
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, 3, 3, padding=1, per_filter=True, modulated=True, bias=False)
+    nn.init.normal_(layer.offset_branch.weight, std=0.2)
+    x = torch.randn(2, 4, 6, 6)
+    offset, mask = (maps.unflatten(1, (9, 3, -1)).unbind(2) for maps in layer.fields(x))  # filter by filter
+    one = [
+        torchvision_deform_conv2d(
+            x, offset[f].flatten(1, 2), layer.weight[f : f + 1], padding=1, mask=mask[f].flatten(1, 2)
+        )
+        for f in range(3)
+    ]
+    assert torch.allclose(layer(x), torch.cat(one, 1), atol=1e-5)
 
 
 def test_offset_branches_have_their_own_learning_rate():

@@ -1,0 +1,192 @@
+"""Time and peak memory of deformlib's deformable convolution against torchvision's, in one run: `make benchmark`.
+
+Writes deform.json and deform.md. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU and no offset field for
+every filter: bfloat16 is compared with its float32, and one call for every filter takes the place of per-filter fields.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+from deformlib.bodies import replacing
+from deformlib.deform import deform_conv2d, per_filter_deform_conv2d
+from deformlib.study import machine
+
+CASES = {  # [B, C, H, W] -> F, kernel 3 x 3; the deformable steps of a batch are one call
+    "paper, layer 1": ((6, 256, 28, 28), 32, False),
+    "paper, layers 2 and 3": ((6, 32, 28, 28), 32, False),
+    "paper, field per filter": ((2, 256, 28, 28), 32, True),
+    "classroom, layer 1": ((48, 64, 12, 12), 16, False),
+    "classroom, layers 2 and 3": ((48, 16, 12, 12), 16, False),
+    "ResNet stage 1": ((2, 64, 56, 56), 64, False),
+    "ResNet stage 3": ((2, 256, 14, 14), 256, False),
+}
+
+
+def theirs(x: Tensor, offset: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """torchvision's operator; for per-filter fields, one call a filter."""
+    if offset.shape[1] == 18:
+        return torchvision.ops.deform_conv2d(x, offset, weight, padding=padding)
+    fields = offset.unflatten(1, (9, len(weight), 2)).unbind(2)
+    one = [
+        torchvision.ops.deform_conv2d(x, field.flatten(1, 2), kernel[None], padding=padding)
+        for field, kernel in zip(fields, weight, strict=True)
+    ]
+    return torch.cat(one, 1)
+
+
+def ours(x: Tensor, offset: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Our operator, shared or per-filter fields."""
+    return (deform_conv2d if offset.shape[1] == 18 else per_filter_deform_conv2d)(x, offset, weight, padding=padding)
+
+
+def call(operator: Callable, tensors: list[Tensor], both: bool) -> None:
+    """One forward pass, and if wanted the gradients of input, offset and weight."""
+    output = operator(*tensors, padding=1)
+    if both:
+        torch.autograd.grad(output, tensors, torch.ones_like(output))
+
+
+def tensors(shape: tuple[int, ...], filters: int, per_filter: bool, device: str, dtype: torch.dtype) -> list[Tensor]:
+    """Random input, offset (one pixel far, float32) and weight."""
+    torch.manual_seed(0)
+    batch, channels, *size = shape
+    drawn = [
+        torch.randn(shape),
+        torch.randn(batch, 18 * (filters if per_filter else 1), *size),
+        torch.randn(filters, channels, 3, 3) / (9 * channels) ** 0.5,
+    ]
+    types = [dtype, torch.float32, dtype]
+    return [tensor.to(device, kind).requires_grad_() for tensor, kind in zip(drawn, types, strict=True)]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notes that the profiler writes straight to the error stream."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def peak(run: Callable[[], None], device: str) -> int:
+    """Most bytes that a call holds at one time, beyond its arguments."""
+    if device != "cpu":
+        run()  # warm up
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+def seconds(run: Callable[[], None], device: str, repeats: int) -> float:
+    """The shortest of some calls: processor time on one thread of a CPU, otherwise time on the wall."""
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    best, begun = float("inf"), time.perf_counter()
+    for _ in range(repeats):
+        start = clock()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, clock() - start)
+        if time.perf_counter() - begun > 4:
+            break
+    return best
+
+
+def measure(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]:
+    """All cases on one device, with their ratios. known: torchvision's numbers on a CPU, which uses one thread whatever is set."""
+    torch.set_num_threads(threads)
+    for name, (shape, filters, per_filter) in CASES.items():
+        found = {}
+        for operator, dtype in ((theirs, torch.float32), (ours, torch.float32), (ours, torch.bfloat16)):
+            arguments = tensors(shape, filters, per_filter, device, dtype)
+            for both in (False, True):
+                key = name, device, operator is theirs, dtype, both
+                if key not in known:
+                    run = partial(call, operator, arguments, both)
+                    found[key] = {
+                        "mb": peak(run, device) / 2**20,
+                        "ms": 1e3 * seconds(run, device, 3 if operator is theirs else 15),
+                    }
+                    bar.set_postfix_str(f"{name}, {device}")
+            bar.update()
+        known |= {key: value for key, value in found.items() if key[2]}
+        for dtype in (torch.float32, torch.bfloat16):
+            kind = str(dtype).removeprefix("torch.")
+            where = f"{device} {kind}" + (f", {threads} thread" + "s" * (threads > 1)) * (device == "cpu")
+            row = {"case": name, "input": shape, "filters": filters, "per_filter": per_filter, "where": where}
+            for word, both in (("forward", False), ("both", True)):
+                mine, other = found[name, device, False, dtype, both], known[name, device, True, torch.float32, both]
+                for unit, quantity in (("ms", "time"), ("mb", "memory")):
+                    row |= {f"{word}_{unit}": round(mine[unit], 3), f"{word}_their_{unit}": round(other[unit], 3)}
+                    row |= {f"{word}_{quantity}": round(other[unit] / mine[unit], 2)}
+            yield row
+
+
+def table(record: dict) -> str:
+    """The record as a markdown table."""
+    lines = [
+        f"Ours against torchvision.ops.deform_conv2d, times better: {record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}.",
+        "",
+    ]
+    lines += [
+        "| case | [B, C, H, W] -> F | on | forward, time | memory | with gradients, time | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in record["results"]:
+        ratios = [f"{row[name]:.1f}" for name in ("forward_time", "forward_memory", "both_time", "both_memory")]
+        lines.append(
+            f"| {row['case']} | {list(row['input'])} -> {row['filters']} | {row['where']} | "
+            + " | ".join(ratios)
+            + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
+    folder = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    places = [("cpu", threads) for threads in sorted({1, torch.get_num_threads()})]
+    places += [("cuda", torch.get_num_threads())] if torch.cuda.is_available() else []
+    known: dict = {}
+    with tqdm(total=3 * len(CASES) * len(places), desc="benchmark") as bar:
+        results = [row for device, threads in places for row in measure(device, threads, known, bar)]
+    record = machine() | {"date": datetime.date.today().isoformat(), "results": results}
+    record["versions"]["torchvision"] = torchvision.__version__
+    for name, text in (("deform.json", json.dumps(record, indent=1) + "\n"), ("deform.md", table(record))):
+        with replacing(folder / name) as beside:
+            beside.write_text(text, encoding="utf-8")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
