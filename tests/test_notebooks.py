@@ -55,7 +55,7 @@ def test_modules_import_only_earlier_ones():
 
 def test_everything_public_has_a_docstring():
     """Functions, classes and their public methods; what PyTorch names, forward and backward, speaks for itself."""
-    for file in (ROOT / "deformlib").glob("*.py"):
+    for file in set((ROOT / "deformlib").glob("*.py")) - {ROOT / "deformlib" / "_modidx.py"}:  # nbdev's own, not kept
         tree = ast.parse(file.read_text())
         assert ast.get_docstring(tree), f"{file.name} has no docstring"
         for node in ast.walk(tree):
