@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from deformlib.convlstm import ConvLSTM
 from deformlib.network import (
+    DEFECTS,
     NetworkConfig,
     NetworkError,
     VideoNet,
@@ -18,9 +20,11 @@ from deformlib.network import (
     paper_steps,
     preset,
     save_network,
+    select_steps,
 )
 
 PLAIN = ((), (), ())
+EXAMPLES = Path(__file__).parent.parent / "results"
 TINY = NetworkConfig(
     classes=4, length=8, size=16, conv3d=(2, 3, 4), hidden=(3, 3, 3), conv2d=(4, 5, 6), deform_steps=paper_steps(4)
 )
@@ -65,6 +69,29 @@ def test_paper_steps():
         for layers in (1, 3, 6):
             rows = paper_steps(steps, layers)
             assert len(rows) == layers and all(0 <= step < steps for row in rows for step in row)
+
+
+def test_steps_by_name():
+    everything = tuple(range(16))
+    assert select_steps("none", 16) == PLAIN
+    assert select_steps("all", 16) == (everything,) * 3
+    assert select_steps("paper", 16) == paper_steps(16)
+    assert select_steps("released", 16) == ((0, 10), (1, 11), (2, 12))
+    assert select_steps("released", 32) == ((0, 10, 20), (1, 11, 21), (2, 12, 22))  # as the authors meant it
+    assert select_steps("even", 16) == ((0, 6, 11), (2, 8, 13), (4, 9, 15))
+    assert select_steps("even", 1, layers=2) == ((0,), (0,))
+    for steps in range(1, 40):
+        for layers in (1, 3, 6):
+            for name in ("none", "paper", "released", "all", "even"):
+                rows = select_steps(name, steps, layers)
+                assert len(rows) == layers and all(list(row) == sorted(set(row)) for row in rows)
+                assert all(0 <= step < steps for row in rows for step in row)
+            if steps >= 3 * layers:  # every frame is deformable once, the gaps differ by one at most
+                frames = sorted(step for row in select_steps("even", steps, layers) for step in row)
+                gaps = [after - before for before, after in zip(frames, frames[1:])]
+                assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
+    with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
+        select_steps("some", 16)
 
 
 def test_stages_have_the_released_shapes():
@@ -170,6 +197,57 @@ def test_start():
     assert all(isinstance(layer, ConvLSTM) for layer in net.recurrent)
 
 
+@pytest.mark.parametrize("side", [14, 16, 28])
+def test_the_slipped_pooling_is_tensorflows(side):
+    """Mean over (2, 2, 1) at stride (1, 2, 2) with "same" padding, which is not counted: here sums over counts."""
+    net, clips = awake(replace(TINY, size=4 * side, defects=("pool_2_2_1",)))
+    seen = {}
+    net.conv2d[3].register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0], y=output))
+    net(clips)
+    x = seen["x"].unflatten(0, (len(clips), -1)).transpose(1, 2)  # (B, C, T, H, W)
+    padded = [nn.functional.pad(value, (0, 0, 0, 0, 0, 1)) for value in (x, torch.ones_like(x))]
+    sums, counts = (nn.functional.avg_pool3d(value, (2, 2, 1), (1, 2, 2)) for value in padded)
+    assert seen["y"].shape[2:] == (side // 2, side // 2)
+    expected = (sums / counts).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(seen["y"], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_double_softmax_gives_the_loss_probabilities():
+    net, clips = awake(TINY)
+    twice = VideoNet(replace(TINY, defects=("double_softmax",))).double().eval()
+    twice.load_state_dict(net.state_dict())
+    torch.testing.assert_close(twice(clips), net(clips).softmax(1))
+    assert nn.functional.cross_entropy(torch.eye(17), torch.arange(17)).item() == pytest.approx(1.9295, abs=1e-4)
+
+
+def test_no_defect_is_on_by_default():
+    assert set(DEFECTS) == {"mixed_gates", "released_border", "pool_2_2_1", "double_softmax"}
+    assert not any(preset(name).defects for name in ("paper", "plain", "released", "classroom"))
+    net = VideoNet(TINY)
+    pools = [type(module) for module in net.conv2d if "Pool" in type(module).__name__]
+    assert pools == [nn.AvgPool2d] * 3
+
+
+def test_weights_saved_before_a_field_was_added_still_load(tmp_path):
+    path = tmp_path / "network.safetensors"
+    save_network(VideoNet(TINY), path, NAMES)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    config = json.loads(header["config"])
+    for name in ("gates", "learned_steps", "deform_state", "shared_offsets", "defects"):
+        del config[name]
+    save_file(load_file(path), path, {**header, "config": json.dumps(config)})
+    assert load_network(path)[0].config == TINY
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("example-*/*.safetensors")), ids=lambda file: file.stem)
+def test_committed_weights_load(file):
+    net, classes = load_network(file)
+    config = net.config
+    logits = net(torch.rand(2, config.in_channels, config.length, config.size, config.size))
+    assert logits.shape == (2, len(classes)) and logits.isfinite().all()
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16, 16), (2, 1, 9, 16, 16), (2, 1, 8, 16, 18), (1, 8, 16, 16)])
 def test_a_clip_of_another_shape_is_one_clear_error(shape):
     net = VideoNet(TINY)
@@ -193,6 +271,10 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
         ({"conv2d": (4,)}, "conv2d 1: give three of each"),
         ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
+        ({"gates": "max"}, "gates is 'max': choose 'mean' or 'convolution'"),
+        ({"deform_state": True}, "deform_state .*take gates='convolution'"),
+        ({"learned_steps": True, "deform_steps": PLAIN}, r"Nothing is deformable.*select_steps\('all', 4\)"),
+        ({"defects": ("mixed_gates", "no_dropout")}, "no defect 'no_dropout': choose among mixed_gates, .*double_softmax"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
