@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['DEFECTS', 'RELEASED', 'PRESETS', 'NetworkError', 'NetworkConfig', 'paper_steps', 'select_steps', 'preset', 'VideoNet',
-           'save_network', 'load_network']
+           'save_network', 'load_network', 'released_variables', 'from_released']
 
 # %% ../notebooks/09_the_network.ipynb #a001404e
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -303,3 +304,50 @@ def _tuples(value):
     if isinstance(value, dict):
         return {name: _tuples(item) for name, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+# %% ../notebooks/09_the_network.ipynb #a10e1478
+def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
+    """The variables of the released network as views of `net`, in TensorFlow's layout: writing there writes to `net`.
+
+    conv3d_k/kernel [T, H, W, C, F], conv2d_k/kernel [1, H, W, C, F], dense/kernel [C, classes], dense/bias; in cell_k
+    the names of the released code (PeymanTahghighi/DeformConvLSTM, commit 3e7d3ae), kernels [H, W, C, F], gateBias
+    [H, W, F]; gamma, beta, moving_mean, moving_variance of the batch norm after each of these; k from 1.
+    """
+    kernel = {"weight": "kernel", "bias": "bias"}
+    norm = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    cell = {"B": "gateBias", "input_conv.weight": "wconvInput", "state_conv.weight": "wconvHidden"}
+    cell |= {f"{vector}.{gate}": vector.replace("_", "") + gate for vector in ("w_x", "w_h", "b") for gate in "ifo"}
+    for ours, theirs in kernel.items():
+        cell |= {f"deform_conv.{ours}": f"d_{theirs}", f"deform_conv.offset_branch.{ours}": f"d_offset_{theirs}"}
+    stages = {f"conv3d_{k}": net.conv3d.layers[first : first + 2] for k, first in ((1, 0), (2, 3), (3, 7))}
+    stages |= {f"cell_{k}": pair for k, pair in enumerate(zip(net.recurrent, net.norms), 1)}
+    stages |= {f"conv2d_{k}": net.conv2d[4 * k - 4 : 4 * k - 2] for k in (1, 2, 3)} | {"dense": [net.linear]}
+    names, views = {ConvLSTM: cell, nn.BatchNorm2d: norm, nn.BatchNorm3d: norm}, {}
+    for stage, module in [(stage, module) for stage, modules in stages.items() for module in modules]:
+        for ours, tensor in module.state_dict().items():
+            theirs = names.get(type(module), kernel).get(ours)
+            if theirs == "gateBias":
+                tensor = tensor.movedim(0, -1)
+            elif tensor.ndim > 1:
+                tensor = tensor.movedim((1, 0), (-2, -1))[(None,) * stage.startswith("conv2d")]
+            if theirs:
+                views[f"{stage}/{theirs}"] = tensor
+    return views
+
+
+def from_released(arrays: Mapping[str, np.ndarray], config: NetworkConfig = PRESETS["released"]) -> VideoNet:
+    """The network of `config` with the authors' weights, set to predict; names and layouts as in released_variables.
+
+    The released code trains no deformable layer: for its weights give the config deform_steps=select_steps("none", 16).
+    Raises NetworkError for an array that is missing, belongs to no stage or has another shape.
+    """
+    net = VideoNet(config)
+    views = released_variables(net)
+    for name in sorted(views.keys() | arrays.keys()):
+        shape, wanted = (list(held[name].shape) if name in held else "nothing" for held in (arrays, views))
+        if shape != wanted:
+            raise NetworkError(
+                f"{name}: got {shape}, but the network has {wanted} there; give the config it was trained with."
+            )
+        views[name].copy_(torch.as_tensor(arrays[name]))
+    return net.eval()

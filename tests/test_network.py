@@ -1,9 +1,11 @@
 """The network: the released count, the presets, shapes, errors, and the file it is kept in."""
 
 import json
+import re
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,9 +18,11 @@ from deformlib.network import (
     NetworkConfig,
     NetworkError,
     VideoNet,
+    from_released,
     load_network,
     paper_steps,
     preset,
+    released_variables,
     save_network,
     select_steps,
 )
@@ -178,7 +182,7 @@ def test_the_paper_network_starts_as_the_plain_one():
     added = moving.load_state_dict(plain.state_dict(), strict=False)
     assert all("offset_branch" in name for name in added.missing_keys) and not added.unexpected_keys
     clips = torch.rand(2, 1, 8, 16, 16)
-    torch.testing.assert_close(moving(clips), plain(clips), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(moving(clips), plain(clips), atol=1e-5, rtol=1e-5, atol=1e-5)
 
 
 def test_start():
@@ -331,3 +335,108 @@ def test_wrong_files_are_one_clear_error(tmp_path):
             load_network(path)
     with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):
         save_network(VideoNet(TINY), path, ("joy", "anger"))
+
+
+SMALL = {"length": 8, "size": 16, "conv3d": (2, 3, 4), "hidden": (5, 5, 5), "conv2d": (4, 5, 6)}
+
+
+def released_arrays(config):
+    """Random arrays under the names and in the shapes of the released code."""
+    generator, side, arrays = np.random.default_rng(0), config.map_size, {}
+
+    def add(stage, **shapes):
+        arrays.update({f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()})
+
+    def norm(stage, width):
+        add(stage, gamma=width, beta=width, moving_mean=width, moving_variance=width)
+        arrays[f"{stage}/moving_variance"] **= 2
+
+    channels = config.in_channels
+    for k, width in enumerate(config.conv3d, 1):
+        add(f"conv3d_{k}", kernel=(3, 3, 3, channels, width))
+        if k > 1:
+            norm(f"conv3d_{k}", width)
+        channels = width
+    for k, (width, steps) in enumerate(zip(config.hidden, config.deform_steps), 1):
+        add(f"cell_{k}", wconvInput=(3, 3, channels, width), wconvHidden=(3, 3, width, width), gateBias=(side, side, width))
+        add(f"cell_{k}", **{f"{vector}{gate}": width for vector in ("wx", "wh", "b") for gate in "ifo"})
+        if steps:
+            add(f"cell_{k}", d_kernel=(3, 3, channels, width), d_bias=width)
+            add(f"cell_{k}", d_offset_kernel=(3, 3, channels, 18 * width), d_offset_bias=18 * width)
+        norm(f"cell_{k}", width)
+        channels = width
+    for k, width in enumerate(config.conv2d, 1):
+        add(f"conv2d_{k}", kernel=(1, 3, 3, channels, width))
+        norm(f"conv2d_{k}", width)
+        channels = width
+    add("dense", kernel=(channels, config.classes), bias=config.classes)
+    return arrays
+
+
+@pytest.mark.parametrize("steps", [PLAIN, ((0,), (1,), (2,))])
+def test_released_variables_and_back(steps):
+    config = replace(preset("released"), **SMALL, deform_steps=steps)
+    arrays = released_arrays(config)
+    assert len(arrays) == 76 + 4 * sum(map(len, steps))
+    net = from_released(arrays, config)
+    assert not net.training and net.config == config
+    back = released_variables(net)
+    assert set(back) == set(arrays)
+    assert all(np.array_equal(back[name].numpy(), arrays[name]) for name in arrays)
+
+
+def test_the_released_network_has_the_released_shapes():
+    shapes = {name: tuple(view.shape) for name, view in released_variables(VideoNet(preset("released"))).items()}
+    assert shapes["conv3d_3/kernel"] == (3, 3, 3, 128, 256) and shapes["conv2d_1/kernel"] == (1, 3, 3, 32, 128)
+    cell = {"wconvInput": (3, 3, 256, 32), "wconvHidden": (3, 3, 32, 32), "gateBias": (28, 28, 32), "whf": (32,)}
+    cell |= {"d_kernel": (3, 3, 256, 32), "d_offset_kernel": (3, 3, 256, 576), "d_offset_bias": (576,), "gamma": (32,)}
+    assert {name: shapes[f"cell_1/{name}"] for name in cell} == cell
+    assert shapes["dense/kernel"] == (256, 17)
+
+
+def test_released_kernels_mean_what_they_do_in_tensorflow():
+    """One output number of each kind of layer, as a sum over the axes in TensorFlow's order."""
+    config = replace(preset("released"), **SMALL)
+    arrays = released_arrays(config)
+    net = from_released(arrays, config)
+    clip = torch.rand(1, 1, 8, 16, 16)
+    inside = clip[0].movedim(0, -1).numpy()[2:5, 6:9, 9:12]  # (T, H, W, C) around frame 3, place (7, 10)
+    got = net.conv3d.layers[0](clip)[0, :, 3, 7, 10].detach().numpy()
+    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv3d_1/kernel"]), rtol=1e-5, atol=1e-5)
+    maps = torch.rand(1, 5, 4, 4)
+    inside = maps[0].movedim(0, -1).numpy()[None, 1:4, 0:3]
+    got = net.conv2d[0](maps)[0, :, 2, 1].detach().numpy()
+    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv2d_1/kernel"]), rtol=1e-5, atol=1e-5)
+    vector = torch.rand(6)
+    expected = vector.numpy() @ arrays["dense/kernel"] + arrays["dense/bias"]
+    np.testing.assert_allclose(net.linear(vector).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cells_arrays_are_those_of_the_reference_files():
+    for kind, steps in (("plain", PLAIN), ("deform", preset("released").deform_steps)):
+        with np.load(Path(__file__).parent / "data" / f"released_cell_{kind}.npz") as reference:
+            cell = {name: reference[name].ndim for name in reference if re.match("w|b|d_|gateBias", name)}
+        views = released_variables(VideoNet(replace(preset("released"), deform_steps=steps)))
+        ours = {name.split("/")[1]: view.ndim for name, view in views.items() if name.startswith("cell_1/")}
+        assert cell.items() <= ours.items()
+        assert set(ours) - set(cell) == {"gamma", "beta", "moving_mean", "moving_variance"}
+
+
+@pytest.mark.parametrize(
+    "name, array, words",
+    [
+        ("cell_2/wconvInput", np.zeros((3, 3, 5, 6)), r"got \[3, 3, 5, 6\], but the network has \[3, 3, 5, 5\]"),
+        ("conv2d_1/kernel", np.zeros((3, 3, 5, 4)), r"got \[3, 3, 5, 4\], but the network has \[1, 3, 3, 5, 4\]"),
+        ("dense/bias", None, r"got nothing, but the network has \[17\]"),
+        ("cell_1/d_mask", np.zeros(3), r"got \[3\], but the network has nothing"),
+    ],
+)
+def test_a_released_array_that_does_not_fit_is_named(name, array, words):
+    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
+    arrays = released_arrays(config)
+    if array is None:
+        del arrays[name]
+    else:
+        arrays[name] = array
+    with pytest.raises(NetworkError, match=f"{name}: {words}"):
+        from_released(arrays, config)
