@@ -1,8 +1,11 @@
 """The network: the released count, the presets, shapes, errors, and the file it is kept in."""
 
 import json
+import re
 from dataclasses import FrozenInstanceError, asdict, replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,16 +14,21 @@ from torch import nn
 
 from deformlib.convlstm import ConvLSTM
 from deformlib.network import (
+    DEFECTS,
     NetworkConfig,
     NetworkError,
     VideoNet,
+    from_released,
     load_network,
     paper_steps,
     preset,
+    released_variables,
     save_network,
+    select_steps,
 )
 
 PLAIN = ((), (), ())
+EXAMPLES = Path(__file__).parent.parent / "results"
 TINY = NetworkConfig(
     classes=4, length=8, size=16, conv3d=(2, 3, 4), hidden=(3, 3, 3), conv2d=(4, 5, 6), deform_steps=paper_steps(4)
 )
@@ -65,6 +73,29 @@ def test_paper_steps():
         for layers in (1, 3, 6):
             rows = paper_steps(steps, layers)
             assert len(rows) == layers and all(0 <= step < steps for row in rows for step in row)
+
+
+def test_steps_by_name():
+    everything = tuple(range(16))
+    assert select_steps("none", 16) == PLAIN
+    assert select_steps("all", 16) == (everything,) * 3
+    assert select_steps("paper", 16) == paper_steps(16)
+    assert select_steps("released", 16) == ((0, 10), (1, 11), (2, 12))
+    assert select_steps("released", 32) == ((0, 10, 20), (1, 11, 21), (2, 12, 22))  # as the authors meant it
+    assert select_steps("even", 16) == ((0, 6, 11), (2, 8, 13), (4, 9, 15))
+    assert select_steps("even", 1, layers=2) == ((0,), (0,))
+    for steps in range(1, 40):
+        for layers in (1, 3, 6):
+            for name in ("none", "paper", "released", "all", "even"):
+                rows = select_steps(name, steps, layers)
+                assert len(rows) == layers and all(list(row) == sorted(set(row)) for row in rows)
+                assert all(0 <= step < steps for row in rows for step in row)
+            if steps >= 3 * layers:  # every frame is deformable once, the gaps differ by one at most
+                frames = sorted(step for row in select_steps("even", steps, layers) for step in row)
+                gaps = [after - before for before, after in zip(frames, frames[1:])]
+                assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
+    with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
+        select_steps("some", 16)
 
 
 def test_stages_have_the_released_shapes():
@@ -170,6 +201,57 @@ def test_start():
     assert all(isinstance(layer, ConvLSTM) for layer in net.recurrent)
 
 
+@pytest.mark.parametrize("side", [14, 16, 28])
+def test_the_slipped_pooling_is_tensorflows(side):
+    """Mean over (2, 2, 1) at stride (1, 2, 2) with "same" padding, which is not counted: here sums over counts."""
+    net, clips = awake(replace(TINY, size=4 * side, defects=("pool_2_2_1",)))
+    seen = {}
+    net.conv2d[3].register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0], y=output))
+    net(clips)
+    x = seen["x"].unflatten(0, (len(clips), -1)).transpose(1, 2)  # (B, C, T, H, W)
+    padded = [nn.functional.pad(value, (0, 0, 0, 0, 0, 1)) for value in (x, torch.ones_like(x))]
+    sums, counts = (nn.functional.avg_pool3d(value, (2, 2, 1), (1, 2, 2)) for value in padded)
+    assert seen["y"].shape[2:] == (side // 2, side // 2)
+    expected = (sums / counts).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(seen["y"], expected, atol=1e-12, rtol=1e-12)
+
+
+def test_double_softmax_gives_the_loss_probabilities():
+    net, clips = awake(TINY)
+    twice = VideoNet(replace(TINY, defects=("double_softmax",))).double().eval()
+    twice.load_state_dict(net.state_dict())
+    torch.testing.assert_close(twice(clips), net(clips).softmax(1))
+    assert nn.functional.cross_entropy(torch.eye(17), torch.arange(17)).item() == pytest.approx(1.9295, abs=1e-4)
+
+
+def test_no_defect_is_on_by_default():
+    assert set(DEFECTS) == {"mixed_gates", "released_border", "pool_2_2_1", "double_softmax"}
+    assert not any(preset(name).defects for name in ("paper", "plain", "released", "classroom"))
+    net = VideoNet(TINY)
+    pools = [type(module) for module in net.conv2d if "Pool" in type(module).__name__]
+    assert pools == [nn.AvgPool2d] * 3
+
+
+def test_weights_saved_before_a_field_was_added_still_load(tmp_path):
+    path = tmp_path / "network.safetensors"
+    save_network(VideoNet(TINY), path, NAMES)
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    config = json.loads(header["config"])
+    for name in ("gates", "learned_steps", "deform_state", "shared_offsets", "defects"):
+        del config[name]
+    save_file(load_file(path), path, {**header, "config": json.dumps(config)})
+    assert load_network(path)[0].config == TINY
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("example-*/*.safetensors")), ids=lambda file: file.stem)
+def test_committed_weights_load(file):
+    net, classes = load_network(file)
+    config = net.config
+    logits = net(torch.rand(2, config.in_channels, config.length, config.size, config.size))
+    assert logits.shape == (2, len(classes)) and logits.isfinite().all()
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16, 16), (2, 1, 9, 16, 16), (2, 1, 8, 16, 18), (1, 8, 16, 16)])
 def test_a_clip_of_another_shape_is_one_clear_error(shape):
     net = VideoNet(TINY)
@@ -193,6 +275,10 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
         ({"conv2d": (4,)}, "conv2d 1: give three of each"),
         ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
+        ({"gates": "max"}, "gates is 'max': choose 'mean' or 'convolution'"),
+        ({"deform_state": True}, "deform_state .*take gates='convolution'"),
+        ({"learned_steps": True, "deform_steps": PLAIN}, r"Nothing is deformable.*select_steps\('all', 4\)"),
+        ({"defects": ("mixed_gates", "no_dropout")}, "no defect 'no_dropout': choose among mixed_gates, .*double_softmax"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
@@ -249,3 +335,108 @@ def test_wrong_files_are_one_clear_error(tmp_path):
             load_network(path)
     with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):
         save_network(VideoNet(TINY), path, ("joy", "anger"))
+
+
+SMALL = {"length": 8, "size": 16, "conv3d": (2, 3, 4), "hidden": (5, 5, 5), "conv2d": (4, 5, 6)}
+
+
+def released_arrays(config):
+    """Random arrays under the names and in the shapes of the released code."""
+    generator, side, arrays = np.random.default_rng(0), config.map_size, {}
+
+    def add(stage, **shapes):
+        arrays.update({f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()})
+
+    def norm(stage, width):
+        add(stage, gamma=width, beta=width, moving_mean=width, moving_variance=width)
+        arrays[f"{stage}/moving_variance"] **= 2
+
+    channels = config.in_channels
+    for k, width in enumerate(config.conv3d, 1):
+        add(f"conv3d_{k}", kernel=(3, 3, 3, channels, width))
+        if k > 1:
+            norm(f"conv3d_{k}", width)
+        channels = width
+    for k, (width, steps) in enumerate(zip(config.hidden, config.deform_steps), 1):
+        add(f"cell_{k}", wconvInput=(3, 3, channels, width), wconvHidden=(3, 3, width, width), gateBias=(side, side, width))
+        add(f"cell_{k}", **{f"{vector}{gate}": width for vector in ("wx", "wh", "b") for gate in "ifo"})
+        if steps:
+            add(f"cell_{k}", d_kernel=(3, 3, channels, width), d_bias=width)
+            add(f"cell_{k}", d_offset_kernel=(3, 3, channels, 18 * width), d_offset_bias=18 * width)
+        norm(f"cell_{k}", width)
+        channels = width
+    for k, width in enumerate(config.conv2d, 1):
+        add(f"conv2d_{k}", kernel=(1, 3, 3, channels, width))
+        norm(f"conv2d_{k}", width)
+        channels = width
+    add("dense", kernel=(channels, config.classes), bias=config.classes)
+    return arrays
+
+
+@pytest.mark.parametrize("steps", [PLAIN, ((0,), (1,), (2,))])
+def test_released_variables_and_back(steps):
+    config = replace(preset("released"), **SMALL, deform_steps=steps)
+    arrays = released_arrays(config)
+    assert len(arrays) == 76 + 4 * sum(map(len, steps))
+    net = from_released(arrays, config)
+    assert not net.training and net.config == config
+    back = released_variables(net)
+    assert set(back) == set(arrays)
+    assert all(np.array_equal(back[name].numpy(), arrays[name]) for name in arrays)
+
+
+def test_the_released_network_has_the_released_shapes():
+    shapes = {name: tuple(view.shape) for name, view in released_variables(VideoNet(preset("released"))).items()}
+    assert shapes["conv3d_3/kernel"] == (3, 3, 3, 128, 256) and shapes["conv2d_1/kernel"] == (1, 3, 3, 32, 128)
+    cell = {"wconvInput": (3, 3, 256, 32), "wconvHidden": (3, 3, 32, 32), "gateBias": (28, 28, 32), "whf": (32,)}
+    cell |= {"d_kernel": (3, 3, 256, 32), "d_offset_kernel": (3, 3, 256, 576), "d_offset_bias": (576,), "gamma": (32,)}
+    assert {name: shapes[f"cell_1/{name}"] for name in cell} == cell
+    assert shapes["dense/kernel"] == (256, 17)
+
+
+def test_released_kernels_mean_what_they_do_in_tensorflow():
+    """One output number of each kind of layer, as a sum over the axes in TensorFlow's order."""
+    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
+    arrays = released_arrays(config)
+    net = from_released(arrays, config)
+    clip = torch.rand(1, 1, 8, 16, 16)
+    inside = clip[0].movedim(0, -1).numpy()[2:5, 6:9, 9:12]  # (T, H, W, C) around frame 3, place (7, 10)
+    got = net.conv3d.layers[0](clip)[0, :, 3, 7, 10].detach().numpy()
+    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv3d_1/kernel"]), rtol=1e-5, atol=1e-5)
+    maps = torch.rand(1, 5, 4, 4)
+    inside = maps[0].movedim(0, -1).numpy()[None, 1:4, 0:3]
+    got = net.conv2d[0](maps)[0, :, 2, 1].detach().numpy()
+    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv2d_1/kernel"]), rtol=1e-5, atol=1e-5)
+    vector = torch.rand(6)
+    expected = vector.numpy() @ arrays["dense/kernel"] + arrays["dense/bias"]
+    np.testing.assert_allclose(net.linear(vector).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cells_arrays_are_those_of_the_reference_files():
+    for kind, steps in (("plain", PLAIN), ("deform", preset("released").deform_steps)):
+        with np.load(Path(__file__).parent / "data" / f"released_cell_{kind}.npz") as reference:
+            cell = {name: reference[name].ndim for name in reference if re.match("w|b|d_|gateBias", name)}
+        views = released_variables(VideoNet(replace(preset("released"), deform_steps=steps)))
+        ours = {name.split("/")[1]: view.ndim for name, view in views.items() if name.startswith("cell_1/")}
+        assert cell.items() <= ours.items()
+        assert set(ours) - set(cell) == {"gamma", "beta", "moving_mean", "moving_variance"}
+
+
+@pytest.mark.parametrize(
+    "name, array, words",
+    [
+        ("cell_2/wconvInput", np.zeros((3, 3, 5, 6)), r"got \[3, 3, 5, 6\], but the network has \[3, 3, 5, 5\]"),
+        ("conv2d_1/kernel", np.zeros((3, 3, 5, 4)), r"got \[3, 3, 5, 4\], but the network has \[1, 3, 3, 5, 4\]"),
+        ("dense/bias", None, r"got nothing, but the network has \[17\]"),
+        ("cell_1/d_mask", np.zeros(3), r"got \[3\], but the network has nothing"),
+    ],
+)
+def test_a_released_array_that_does_not_fit_is_named(name, array, words):
+    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
+    arrays = released_arrays(config)
+    if array is None:
+        del arrays[name]
+    else:
+        arrays[name] = array
+    with pytest.raises(NetworkError, match=f"{name}: {words}"):
+        from_released(arrays, config)
