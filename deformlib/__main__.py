@@ -20,13 +20,16 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("--seed", type=int, default=0, help="of the procedural corpus (%(default)s)")
     job.set_defaults(do=make)
 
-    job = jobs.add_parser("reproduce", help="train plain and deformable, clean and as the paper split, and print Table 1")
-    job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
-    job.add_argument("--recipe", default="classroom", help="tiny, classroom, paper or released (%(default)s)")
-    job.add_argument("--seeds", type=_count, default=3, help="runs of each kind (%(default)s)")
-    job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
-    job.add_argument("--results", type=Path, help="folder for records and tables (results/RECIPE, with the corpus' name)")
-    job.set_defaults(do=reproduce)
+    for name, text in (("study", "do the runs of a named study"), ("reproduce", "the study called classroom: Table 1, in minutes")):
+        job = jobs.add_parser(name, help=text)
+        if name == "study":
+            job.add_argument("name", help="classroom, table1, table2, leakage, frames, robustness, cores, defects or real")
+        job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
+        job.add_argument("--recipe", help="tiny, classroom, paper or released (the study's own)")
+        job.add_argument("--seeds", type=_count, help="runs of each kind (the study's own)")
+        job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
+        job.add_argument("--results", type=Path, help="folder for records and tables (results/NAME, with recipe and corpus if others)")
+        job.set_defaults(do=study, name="classroom")
 
     job = jobs.add_parser("table", help="make the tables and figures of a results folder anew")
     job.add_argument("folder", type=Path)
@@ -60,34 +63,40 @@ def make(options: argparse.Namespace) -> None:
     print(f"the videos and manifest.csv are in {options.folder}")
 
 
-def reproduce(options: argparse.Namespace) -> None:
-    """Run the study behind Table 1 on a corpus and write its tables."""
+def study(options: argparse.Namespace) -> None:
+    """Say what a study costs, do its runs that are missing, and write its tables."""
     import torch
 
     from .bodies import has_motion, make_corpus, motion_corpus
     from .corpus import Corpus
     from .results import write_tables
-    from .study import RECIPES, StudyError, run, table1_experiments
+    from .study import FITTERS, RECIPES, STUDIES, StudyError, cost, run
 
-    folder, results = options.corpus, options.results
+    studies, fitters = STUDIES, FITTERS
+    if options.name not in studies:
+        raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(studies)}.")
+    chosen, folder, results = studies[options.name], options.corpus, options.results
+    recipe = options.recipe or chosen.recipe
+    if recipe not in RECIPES:
+        raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")
     if results is None:
-        name = options.recipe if folder == DEFAULT_CORPUS else f"{options.recipe}-{folder.resolve().name}"
-        results = Path("results") / name
-    if options.recipe not in RECIPES:
-        raise StudyError(f"There is no recipe {options.recipe!r}: take one of {', '.join(RECIPES)}.")
+        others = [recipe] * (recipe != chosen.recipe) + [folder.resolve().name] * (folder != DEFAULT_CORPUS)
+        results = Path("results") / "-".join([options.name, *others])
+    if folder == DEFAULT_CORPUS and options.name == "real":
+        raise StudyError("This study needs motion capture: name a folder of BVH files with --corpus.")
     if folder == DEFAULT_CORPUS:
         make_corpus(folder)
     elif has_motion(folder):
         folder = motion_corpus(folder, Path("data") / f"{folder.resolve().name}-videos")
-    network = RECIPES[options.recipe].network
+    network = RECIPES[recipe].network
     corpus = Corpus(folder, network.size, network.in_channels == 3)
-    experiments = table1_experiments(corpus, range(options.seeds), options.recipe)
+    experiments = chosen.experiments(corpus, options.seeds and range(options.seeds), recipe)
     workers = options.workers or (1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1))
-    print(f"{len(experiments)} runs into {results}; those with a record there are done")
-    run(experiments, results, workers=workers)
+    print(f"{options.name}: {chosen.question}\n{cost(experiments, results, workers)}")
+    run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
     write_tables(results)
     print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
-    print(f"records, weights, table1.md, table1.csv, recall.csv, table1.png and confusion.png are in {results}")
+    print(f"records, weights, tables and figures are in {results}")
 
 
 def table(options: argparse.Namespace) -> None:

@@ -122,11 +122,19 @@ def ahead(load: Callable, work: Iterable) -> Iterator:
             yield loading.result()
 
 
-def evaluate(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int = 0, batch: int = 32) -> np.ndarray:
+def evaluate(
+    net: nn.Module,
+    corpus: Corpus,
+    pairs: np.ndarray,
+    seed: int = 0,
+    batch: int = 32,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> np.ndarray:
     """Class probabilities of (clip, copy) pairs [N, 2] -> float32 [N, classes], with the network in evaluation mode.
 
     `net` maps clips [B, C, T, H, W] to logits and has a `config` with the `length` of a clip. seed: of the jitter of
-    copies, as in training; `ORIGINAL` clips have none. Several processes share the pairs, and each gets all answers.
+    copies, as in training; `ORIGINAL` clips have none. change: what each batch of clips goes through first, to test how
+    the network bears it. Several processes share the pairs, and each gets all answers.
     """
     device, was_training, state = next(net.parameters()).device, net.training, PartialState()
     broadcast(list(net.buffers()))  # statistics of batch norm are those of the first process everywhere
@@ -138,7 +146,7 @@ def evaluate(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int = 0, b
         work = (pairs[mine[start : start + batch]] for start in starts)
         batches = ahead(lambda some: load(some, length=net.config.length, seed=seed), work)
         for clips, _ in tqdm(batches, "evaluating", len(starts), leave=False) if len(starts) > 8 else batches:
-            parts.append(net(clips).float().softmax(1).cpu().numpy())
+            parts.append(net(change(clips) if change else clips).float().softmax(1).cpu().numpy())
     net.train(was_training)
     places, answers = zip(*gather_object([(mine[start : start + batch], part) for start, part in zip(starts, parts)]))
     return np.concatenate(answers)[np.argsort(np.concatenate(places))]
