@@ -54,7 +54,8 @@ def main(words: list[str] | None = None) -> int:
 
 def make(options: argparse.Namespace) -> None:
     """Write a corpus of body videos."""
-    from .bodies import make_corpus, motion_corpus
+    from .bodies import make_corpus
+    from .mocap import motion_corpus
 
     if options.motion:
         motion_corpus(options.motion, options.folder)
@@ -67,7 +68,8 @@ def study(options: argparse.Namespace) -> None:
     """Say what a study costs, do its runs that are missing, and write its tables."""
     import torch
 
-    from .bodies import has_motion, make_corpus, motion_corpus
+    from .bodies import make_corpus
+    from .mocap import has_motion, motion_corpus
     from .corpus import Corpus
     from .results import write_tables
     from .study import FITTERS, RECIPES, STUDIES, StudyError, cost, run
