@@ -125,7 +125,7 @@ def ahead(load: Callable, work: Iterable) -> Iterator:
 
 def processes() -> PartialState:
     """How many processes work together on this run, and which one this is: one, unless torchrun or accelerate started more."""
-    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available())
+    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
 
 
 def evaluate(
@@ -199,10 +199,10 @@ def load_checkpoint(
     if metadata["progress"]["run"] != run:
         raise TrainingError(f"{path}: belongs to a run with other settings; delete it, or choose another folder.")
     state: dict[int, dict[str, torch.Tensor]] = {}
-    for name in tensors:
+    for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensors[name]
+            state.setdefault(int(number), {})[key] = tensor
     net.load_state_dict({name.removeprefix("net."): tensors[name] for name in tensors if name.startswith("net.")})
     optimizer.load_state_dict({"state": state, "param_groups": metadata["groups"]})
     torch.set_rng_state(tensors["generator.cpu"])

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
-
 from stress import TINY, survive
+from torch import nn
 
 from deformlib import training
 from deformlib.corpus import ORIGINAL, Corpus, by_actor, by_copy
