@@ -114,6 +114,8 @@ def study(options: argparse.Namespace) -> None:
     if state.is_main_process:
         print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}", flush=True)
     run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
+    state.wait_for_everyone()
+    state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
     if state.is_main_process:
         write_tables(results)
         print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")

@@ -272,6 +272,8 @@ def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path
         "history = fit(net, corpus, split, replace(BRIEF, lr=0.01), sys.argv[4])\n"
         "answers = evaluate(net, corpus, split.val[::-1]).tolist()\n"
         "Path(f'{sys.argv[4]}-{processes().process_index}.json').write_text(json.dumps([history, answers]))\n"
+        "processes().wait_for_everyone()\n"
+        "processes().destroy_process_group()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(code)]
     words = [str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
