@@ -1,6 +1,8 @@
 """The network: the released count, the presets, shapes, errors, and the file it is kept in."""
 
+import copy
 import json
+import os
 import re
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from deformlib.network import (
     VideoNet,
     from_released,
     load_network,
+    multiply_adds,
     paper_steps,
     preset,
     released_variables,
@@ -96,6 +99,26 @@ def test_steps_by_name():
                 assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
     with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
         select_steps("some", 16)
+
+
+def test_multiply_adds_are_those_of_the_formulas():
+    """Three convolutions of the tiny network by hand, and what deformation adds; the net itself is left as it was."""
+    plain = VideoNet(replace(TINY, deform_steps=PLAIN)).train()
+    conv3d = 27 * (8 * 16 * 16 * 2 + 8 * 8 * 8 * 2 * 3 + 4 * 4 * 4 * 3 * 4)
+    recurrent = 9 * 4 * 4 * 4 * ((4 + 3) * 3 + 2 * (3 + 3) * 3)
+    conv2d = 9 * 4 * (16 * 3 * 4 + 4 * 4 * 5 + 1 * 5 * 6)
+    assert multiply_adds(plain) == conv3d + recurrent + conv2d + 6 * 4
+    assert plain.training and all(parameter.device.type == "cpu" for parameter in plain.parameters())
+    branches = sum(9 * 18 * channels * len(steps) * 16 for channels, steps in zip((4, 3, 3), TINY.deform_steps))
+    assert multiply_adds(VideoNet(TINY)) - multiply_adds(plain) == branches
+
+
+def test_multiply_adds_of_wide_layers_are_those_of_the_ordinary_convolution():
+    wide = NetworkConfig(length=8, size=16, conv3d=(64, 64, 64), hidden=(2,), conv2d=(2, 2, 2), deform_steps=((),))
+    second = 27 * 64 * 64 * 8 * 8 * 8  # on a CPU half of it
+    narrow = replace(wide, conv3d=(64, 1, 64))
+    difference = 27 * 63 * (64 * 8 * 8 * 8 + 64 * 4 * 4 * 4)
+    assert multiply_adds(VideoNet(wide)) - multiply_adds(VideoNet(narrow)) == difference > second
 
 
 def test_stages_have_the_released_shapes():
@@ -440,3 +463,17 @@ def test_a_released_array_that_does_not_fit_is_named(name, array, words):
         arrays[name] = array
     with pytest.raises(NetworkError, match=f"{name}: {words}"):
         from_released(arrays, config)
+
+
+@pytest.mark.skipif("DEFORMLIB_SLOW" not in os.environ, reason="compiles for about a minute; set DEFORMLIB_SLOW=1")
+def test_compiled_equals_eager():
+    """Logits to 1e-4, and the gradient by its norm: at a kink of max pooling or LeakyReLU single numbers may differ."""
+    net, clips = awake(replace(TINY, conv3d=(2, 64, 4)))  # wide enough for the Winograd form
+    net, clips = net.float(), clips.float()
+    twin, labels = copy.deepcopy(net), torch.tensor([0, 1, 2])
+    logits = torch.compile(twin)(clips)
+    torch.testing.assert_close(logits, net(clips), atol=1e-4, rtol=1e-4)
+    nn.functional.cross_entropy(logits, labels).backward()
+    nn.functional.cross_entropy(net(clips), labels).backward()
+    ours, theirs = (torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net))
+    assert (ours - theirs).norm() < 1e-3 * theirs.norm()
