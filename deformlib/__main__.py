@@ -51,7 +51,8 @@ def main(words: list[str] | None = None) -> int:
 
 def make(options: argparse.Namespace) -> None:
     """Write a corpus of body videos."""
-    from .bodies import make_corpus, motion_corpus
+    from .bodies import make_corpus
+    from .mocap import motion_corpus
 
     if options.motion:
         motion_corpus(options.motion, options.folder)
@@ -64,7 +65,8 @@ def reproduce(options: argparse.Namespace) -> None:
     """Run the study behind Table 1 on a corpus and write its tables."""
     import torch
 
-    from .bodies import has_motion, make_corpus, motion_corpus
+    from .bodies import make_corpus
+    from .mocap import has_motion, motion_corpus
     from .corpus import Corpus
     from .results import write_tables
     from .study import RECIPES, StudyError, run, table1_experiments

@@ -1,0 +1,61 @@
+"""Every exercise's check fails on the blank and passes on the worked answer, in the state in which its chapter ends."""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ANSWERS = sorted((NOTEBOOKS / "answers").glob("[0-9]*.md"))
+
+
+def numbered(text: str, mark: str) -> dict[int, str]:
+    """The parts of a text that begin with a number after `mark` at the start of a line: number -> part."""
+    starts = list(re.finditer(rf"^{mark}(\d+)\.", text, re.M))
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    return {int(start[1]): text[start.start() : end] for start, end in zip(starts, ends)}
+
+
+def code(text: str) -> list[str]:
+    """The Python blocks of a Markdown text, with the margin of a list item taken away."""
+    return [textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.M | re.S)]
+
+
+def checks(block: str) -> list[str]:
+    """What an exercise asserts, however it is indented."""
+    return [line.strip() for line in block.splitlines() if line.strip().startswith("assert ")]
+
+
+def exercises(chapter: Path) -> dict[int, str]:
+    """The exercises of a notebook by number."""
+    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return numbered(text.split("\n## Exercises", 1)[1].split("\n## References", 1)[0], r"(?:\*\*)?")
+
+
+@pytest.mark.parametrize("path", ANSWERS, ids=lambda path: path.stem)
+def test_checks_fail_on_the_blank_and_pass_on_the_answer(path: Path):
+    """The chapter's code runs first, without the cell that removes its folder; then each blank, then each answer."""
+    chapter = NOTEBOOKS / f"{path.stem}.ipynb"
+    asked, answered = exercises(chapter), numbered(path.read_text(encoding="utf-8"), "<details><summary>")
+    assert asked.keys() == answered.keys(), "an exercise without an answer, or the other way round"
+    book = nbformat.read(chapter, as_version=4)
+    book.cells = [cell for cell in book.cells if cell.cell_type == "code" and "cleanup()" not in cell.source]
+    states = ["chapter"] * len(book.cells)
+    for number in asked:
+        blanks, worked = code(asked[number]), code(answered[number])
+        assert [check for block in blanks for check in checks(block)] == [check for block in worked for check in checks(block)], number
+        for state, block in [("blank", block) for block in blanks] + [("answer", block) for block in worked]:
+            book.cells.append(nbformat.v4.new_code_cell(block))
+            states.append(f"{state} {number}")
+    NotebookClient(book, timeout=300, allow_errors=True, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    for cell, state in zip(book.cells, states):
+        errors = [f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"]
+        if state.startswith("blank"):
+            assert errors, f"{path.stem}, exercise {state.split()[1]}: the check passes on the blank"
+        elif "raises-exception" not in cell.metadata.get("tags", []):
+            assert not errors, f"{path.stem}, {state}: {errors}"
