@@ -101,6 +101,8 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         if not all(0 <= step < steps for step in chosen):
             there = f"clips of {config.length} frames leave steps 0 to {steps - 1}"
             yield f"deform_steps has {tuple(chosen)}, but {there}: choose among them, or call paper_steps({steps})."
+    if "mixed_gates" in config.defects and config.gates == "convolution":
+        yield "mixed_gates is a defect of gates on means: take gates='mean', or leave it out."
     for name in config.defects:
         if name not in DEFECTS:
             yield f"There is no defect {name!r}: choose among {', '.join(DEFECTS)}."

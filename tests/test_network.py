@@ -1,6 +1,7 @@
 """The network: the released count, the presets, shapes, errors, and the file it is kept in."""
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -95,7 +96,7 @@ def test_steps_by_name():
                 assert all(0 <= step < steps for row in rows for step in row)
             if steps >= 3 * layers:  # every frame is deformable once, the gaps differ by one at most
                 frames = sorted(step for row in select_steps("even", steps, layers) for step in row)
-                gaps = [after - before for before, after in zip(frames, frames[1:])]
+                gaps = [after - before for before, after in itertools.pairwise(frames)]
                 assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
     with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
         select_steps("some", 16)
@@ -298,10 +299,14 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
         ({"conv2d": (4,)}, "conv2d 1: give three of each"),
         ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
+        ({"gates": "convolution", "defects": ("mixed_gates",)}, "mixed_gates is a defect of gates on means"),
         ({"gates": "max"}, "gates is 'max': choose 'mean' or 'convolution'"),
         ({"deform_state": True}, "deform_state .*take gates='convolution'"),
         ({"learned_steps": True, "deform_steps": PLAIN}, r"Nothing is deformable.*select_steps\('all', 4\)"),
-        ({"defects": ("mixed_gates", "no_dropout")}, "no defect 'no_dropout': choose among mixed_gates, .*double_softmax"),
+        (
+            {"defects": ("mixed_gates", "no_dropout")},
+            "no defect 'no_dropout': choose among mixed_gates, .*double_softmax",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
@@ -368,7 +373,9 @@ def released_arrays(config):
     generator, side, arrays = np.random.default_rng(0), config.map_size, {}
 
     def add(stage, **shapes):
-        arrays.update({f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()})
+        arrays.update(
+            {f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+        )
 
     def norm(stage, width):
         add(stage, gamma=width, beta=width, moving_mean=width, moving_variance=width)
@@ -381,7 +388,12 @@ def released_arrays(config):
             norm(f"conv3d_{k}", width)
         channels = width
     for k, (width, steps) in enumerate(zip(config.hidden, config.deform_steps), 1):
-        add(f"cell_{k}", wconvInput=(3, 3, channels, width), wconvHidden=(3, 3, width, width), gateBias=(side, side, width))
+        add(
+            f"cell_{k}",
+            wconvInput=(3, 3, channels, width),
+            wconvHidden=(3, 3, width, width),
+            gateBias=(side, side, width),
+        )
         add(f"cell_{k}", **{f"{vector}{gate}": width for vector in ("wx", "wh", "b") for gate in "ifo"})
         if steps:
             add(f"cell_{k}", d_kernel=(3, 3, channels, width), d_bias=width)
@@ -475,5 +487,7 @@ def test_compiled_equals_eager():
     torch.testing.assert_close(logits, net(clips), atol=1e-4, rtol=1e-4)
     nn.functional.cross_entropy(logits, labels).backward()
     nn.functional.cross_entropy(net(clips), labels).backward()
-    ours, theirs = (torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net))
+    ours, theirs = (
+        torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net)
+    )
     assert (ours - theirs).norm() < 1e-3 * theirs.norm()
