@@ -11,7 +11,7 @@ import torch
 
 from deformlib.explorer import Explorer, as_scene, look
 from deformlib.network import NetworkConfig, VideoNet
-from deformlib.offsets import look_back, point_weights, positions_of, resting
+from deformlib.offsets import point_weights, positions_of, resting, sampling_points
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
 STEPS = ((0, 2), (1, 2), (2, 3))
@@ -79,7 +79,7 @@ def test_looking_changes_nothing_in_the_network(clip):
 def test_points_are_in_pixels_of_the_frame(clip, explorer):
     seen = explorer.looks["plain"]
     for layer, depth in ((0, 1), (2, 1), (2, 3), (1, 2)):
-        points = look_back(seen.stack(0, layer, depth), torch.tensor([[2.0, 3.0]]))[0]
+        points = sampling_points(seen.stack(0, layer, depth), (2, 3))
         assert points.mean(0).tolist() == pytest.approx([4 * 2 + 1.5, 4 * 3 + 1.5])
         assert (points.amax(0) - points.amin(0)).tolist() == [8 * depth, 8 * depth]
 
@@ -88,7 +88,7 @@ def test_the_scene_holds_every_point(explorer):
     scene = explorer.scene
     seen = explorer.looks["<b>far</b>"]
     stacks = [seen.stack(step, 2, 3) for step in range(4)]
-    points = torch.cat([look_back(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
+    points = torch.cat([sampling_points(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
     reach = max(-points.min().item(), points.max().item() - 24)
     assert 2 < reach <= scene["margin"] < reach + 1 and json.loads(json.dumps(scene)) == scene
     assert resting(stacks[0], torch.tensor([[0.0, 0.0]])).tolist() == [[1.5, 1.5]]
@@ -227,7 +227,7 @@ def test_labels_are_text_and_play_plays(page):
 def test_the_clip_may_be_shown_in_other_pixels(clip):
     large = torch.nn.functional.interpolate(clip, (72, 48))
     seen = look(network(), clip, large)
-    points = look_back(seen.stack(1, 0), torch.tensor([[2.0, 3.0]]))
-    small = look_back(look(network(), clip).stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    points = sampling_points(seen.stack(1, 0), (2, 3))
+    small = sampling_points(look(network(), clip).stack(1, 0), (2, 3))
     assert seen.frames.shape == (4, 1, 72, 48)
     assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
