@@ -197,7 +197,11 @@ function build(scene) {
     element("div", { className: "views" }, views.map((view) => view.figure)),
     element("small", { textContent: HELP }),
   ]);
-  panel.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab has shortcuts of its own for these keys
+  panel.setAttribute("role", "group");
+  panel.setAttribute("aria-label", scene.title || "explorer");
+  for (const part of [panel, ...panel.querySelectorAll("input, select, button")]) {
+    part.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab has shortcuts of its own for these keys
+  }
   return { panel, views, ...parts };
 }
 

@@ -34,12 +34,8 @@ from torchvision.transforms.functional import InterpolationMode, affine
 from .bodies import replacing
 from .deform import DeformConv2d, pair, tap_positions
 
-POINT, POSITION, ARROW, EDGE = (
-    "#d55e00",
-    "#56b4e9",
-    "#f0e442",
-    "0.5",
-)  # one colour for one thing, safe for the colour-blind
+# One colour for one thing, and colours that colour-blind eyes tell apart.
+POINT, POSITION, ARROW, EDGE = "#d55e00", "#56b4e9", "#f0e442", "0.5"
 MAP, WEIGHT, DIRECTION = "magma", "viridis", "twilight"
 SAME = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # a scale and a shift that change nothing, see `centres`
 
@@ -106,9 +102,8 @@ def resting(fields: Sequence[Field], position: Sequence[float] | Tensor) -> Tens
 
 def positions_of(field: Field) -> Tensor:
     """All output positions of a layer, [H * W, 2], row by row: for the whole grid at once."""
-    return torch.cartesian_prod(
-        *(torch.arange(float(side), device=field.offset.device) for side in field.offset.shape[1:])
-    )
+    sides = (torch.arange(float(side), device=field.offset.device) for side in field.offset.shape[1:])
+    return torch.cartesian_prod(*sides)
 
 # %% ../notebooks/07_seeing_offsets.ipynb #292e2872
 def centres(chain: nn.Module) -> Tensor:
@@ -162,7 +157,7 @@ def draw_points(
     weights: [...], such as `point_weights`; the points then take their colour, the heaviest on top, with a scale called `label`.
     """
     y, x = points.detach().cpu().reshape(-1, 2).T.numpy()
-    look = {"s": max(2, 60 / len(y) ** 0.5), "linewidths": 0, "zorder": 3}
+    look = {"s": max(4, 60 / len(y) ** 0.5), "linewidths": 0, "zorder": 3}
     if weights is None:
         ax.scatter(x, y, color=POINT, **look)
     else:
@@ -406,9 +401,8 @@ def draw_steps(
     """Call draw(step, ax) for every step: small multiples in rows of `columns`, or a film strip; a picture is `size` inches."""
     columns = min(columns or len(steps), len(steps))
     rows = -(-len(steps) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size * columns, size * rows), squeeze=False, layout="constrained"
-    )
+    inches = size * columns, size * rows
+    figure, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout="constrained")
     for step, ax in zip(steps, axes.flat):
         draw(step, ax)
     for ax in axes.flat[len(steps) :]:
@@ -466,13 +460,13 @@ def check_offsets(calls: Sequence[Call], lost: float = 0.25, far: float = 0.5) -
         gone = float((inside & ~kept).sum() / inside.sum())
         distance = float(offset.unflatten(1, (-1, 2)).norm(dim=2).mean())
         if not math.isfinite(distance):
-            messages.append(f"{call.name}: offsets are not finite: {remedy}.")
+            trouble = "are not finite"
         elif distance > far * size.max():
-            messages.append(
-                f"{call.name}: offsets explode, {distance:.0f} pixels on a map of {int(size.max())}: {remedy}."
-            )
+            trouble = f"explode, {distance:.0f} pixels on a map of {int(size.max())}"
         elif gone > lost:
-            messages.append(f"{call.name}: offsets carry {gone:.0%} of the taps out of the map: {remedy}.")
-    for message in messages:
-        warnings.warn(message, OffsetWarning, stacklevel=2)
+            trouble = f"carry {gone:.0%} of the taps out of the map"
+        else:
+            continue
+        messages.append(f"{call.name}: offsets {trouble}: {remedy}.")
+        warnings.warn(messages[-1], OffsetWarning, stacklevel=2)
     return messages

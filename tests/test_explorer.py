@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from deformlib.explorer import Explorer, as_scene, look
 from deformlib.network import NetworkConfig, VideoNet
-from deformlib.offsets import point_weights, positions_of, resting, sampling_points
+from deformlib.offsets import POSITION, point_weights, positions_of, resting, sampling_points
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
 STEPS = ((0, 2), (1, 2), (2, 3))
@@ -211,6 +212,45 @@ def test_hover_slider_and_overlay_change_the_picture(page, explorer):
     before = pixels(page)
     page.keyboard.press("m")
     assert pixels(page)[1] != before[1] != without[1] and page.locator("input[type=checkbox]").is_checked()
+
+
+def test_hovered_pixels_are_the_computed_points(page, explorer):
+    """What the mouse brings up on the canvas, pixel by pixel: the colour of a point where Python says there is one."""
+    ramp = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
+    canvas, margin = page.locator("canvas").first, explorer.scene["margin"]
+    box = canvas.bounding_box()
+    zoom, place = box["width"] / (24 + 2 * margin), (4, 1)
+    at = [(margin + 0.5 + 4 * each + 1.5) * zoom for each in place]
+    page.mouse.move(box["x"] + at[1], box["y"] + at[0])
+    explorer.step, explorer.layer, explorer.depth = 2, 0, 1
+    page.locator("input[type=range]").fill("2")
+    page.locator("select").first.select_option(index=0)
+    explorer.row, explorer.column = place
+    checked, outside = 0, 0
+    for number, (name, seen) in enumerate(explorer.looks.items()):
+        points, weights = explorer.points(name), point_weights(seen.stack(2, 0), place)
+        share = weights / weights.max() * 4
+        zoom = page.locator("canvas").nth(number).evaluate("canvas => canvas.width") / (24 + 2 * margin)
+        for point, part in zip(points, share.tolist()):
+            if ((points - point).norm(dim=1) * zoom < 10).sum() > 1:  # another one is drawn over it, or nearly
+                continue
+            low = min(int(part), 3)
+            colour = [one + (part - low) * (other - one) for one, other in zip(ramp[low], ramp[low + 1])]
+            y, x = ((point + 0.5 + margin) * zoom).round().int().tolist()
+            read = f"canvas => [...canvas.getContext('2d').getImageData({x}, {y}, 1, 1).data]"
+            assert page.locator("canvas").nth(number).evaluate(read)[:3] == pytest.approx(colour, abs=2)
+            checked, outside = checked + 1, outside + bool(((point < -0.5) | (point > 23.5)).any())
+    assert checked > 12 and outside > 0
+
+
+def test_the_page_has_the_colours_of_the_figures(explorer):
+    assert POSITION in explorer._esm and POSITION in explorer._css
+
+
+def test_the_script_is_part_of_the_package():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert re.search(r'package-data = \{ deformlib = \["explorer\.js"\] \}', project)
+    assert (files("deformlib") / "explorer.js").is_file()
 
 
 def test_labels_are_text_and_play_plays(page):
