@@ -41,7 +41,9 @@ PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable
 
 def load() -> tuple[dict[str, VideoNet], torch.Tensor, torch.Tensor]:
     """Both example networks; a clip of joy by an actor they never saw, as they see it and larger."""
-    nets = {name: load_network(RUNS / f"classroom-{name}-by_actor-0.safetensors")[0] for name in ("plain", "deformable")}
+    nets = {
+        name: load_network(RUNS / f"classroom-{name}-by_actor-0.safetensors")[0] for name in ("plain", "deformable")
+    }
     record, config = json.loads((RUNS / "classroom-deformable-by_actor-0.json").read_text()), nets["plain"].config
     unseen = [clip for clip in plan_corpus() if f"a{clip.actor:02d}" in record["split"]["held_out"]]
     plan = [clip for clip in unseen if clip.name[3:6] == "joy"][:1]
@@ -68,7 +70,9 @@ def moved(seen: Looks, step: int, layer: int, depth: int, place: tuple[int, int]
 def draw(seen: Looks, step: int, depth: int, place: tuple[int, int], ax: plt.Axes, **options) -> plt.Axes:
     """The points of a position, `depth` layers deep, counted from layer 1, on the frame of their step."""
     stack = seen.stack(step, depth - 1, depth)
-    return draw_points(sampling_points(stack, place), draw_frame(seen.frames[step], ax), resting(stack, place), **options)
+    return draw_points(
+        sampling_points(stack, place), draw_frame(seen.frames[step], ax), resting(stack, place), **options
+    )
 
 
 def screenshot(explorer: Explorer) -> None:
@@ -168,7 +172,9 @@ def main() -> None:
     )
 
     screenshot(Explorer(looks, "Joy, by an actor the networks never saw (not GEMEP)", step=step, layer=2, depth=3))
-    texts["explorer.png"] = "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
+    texts["explorer.png"] = (
+        "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
+    )
 
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
     blocks = {"film": pictures.pop("offsets.gif"), "gallery": "\n".join(pictures.values())}
@@ -177,7 +183,9 @@ def main() -> None:
         marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
         readme, found = re.subn(marks, lambda match, block=block: match[1] + block + match[2], readme, flags=re.DOTALL)
         if not found:
-            print(f"README.md has no marks <!-- {name} --> and <!-- end of {name} -->; this belongs between them:\n\n{block}")
+            print(
+                f"README.md has no marks <!-- {name} --> and <!-- end of {name} -->; this belongs between them:\n\n{block}"
+            )
     with replacing(ROOT / "README.md") as beside:
         beside.write_text(readme, encoding="utf-8")
     weight = sum(file.stat().st_size for file in GALLERY.iterdir())

@@ -2,10 +2,13 @@
 
 import json
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -271,3 +274,23 @@ def test_the_clip_may_be_shown_in_other_pixels(clip):
     small = sampling_points(look(network(), clip).stack(1, 0), (2, 3))
     assert seen.frames.shape == (4, 1, 72, 48)
     assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
+
+
+def test_chapter_14_switches_custom_widgets_on_in_colab(monkeypatch, tmp_path):
+    """On Colab, and only there, before the explorer is shown."""
+    stored = json.loads((Path(__file__).parent.parent / "notebooks" / "14_learned_offsets.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in stored["cells"] if cell["cell_type"] == "code"]
+    (cell,) = [cell for cell in cells if "google.colab" in cell]
+    (tmp_path / "cell.py").write_text(cell)
+    asked = []
+    colab = ModuleType("google.colab")
+    colab.output = SimpleNamespace(enable_custom_widget_manager=lambda: asked.append("on"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    for shell, expected in (
+        ("<ipykernel.zmqshell.ZMQInteractiveShell object>", []),
+        ("<google.colab._shell.Shell object>", ["on"]),
+    ):
+        names = {"get_ipython": lambda shell=shell: shell, "looks": {}, "Explorer": lambda *given: asked.append("made")}
+        asked.clear()
+        runpy.run_path(str(tmp_path / "cell.py"), names)
+        assert asked == [*expected, "made"]

@@ -515,7 +515,9 @@ def test_colours_stay_apart_for_colour_blind_eyes():
     to_rgb = matplotlib.colors.to_rgb
     linear = torch.tensor([to_rgb(name) for name in (POINT, POSITION, ARROW)]).double() ** 2.2
     for red, green, lift in ((0.11238, 0.88762, 0.00401), (0.29275, 0.70725, -0.02234)):
-        seen = torch.stack([red * linear[:, 0] + green * linear[:, 1], lift * (linear[:, 0] - linear[:, 1]) + linear[:, 2]], 1)
+        seen = torch.stack(
+            [red * linear[:, 0] + green * linear[:, 1], lift * (linear[:, 0] - linear[:, 1]) + linear[:, 2]], 1
+        )
         assert torch.pdist(seen.clamp(0, 1) ** (1 / 2.2)).min() > 0.25
 
 
