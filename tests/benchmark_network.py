@@ -33,7 +33,7 @@ MOVES = (  # from public code to the library's class; each keeps the ones before
     "plain input convolutions in one call",
     "deformable input convolutions in one call",
     "the deformable convolution of chapter 06",
-    "the input's part of the gates for all steps: ConvLSTM",
+    "no copy of plain steps, gates for all steps: ConvLSTM",
     "ConvLSTM in bfloat16",
 )
 EPOCHS, TRAIN, VALIDATION = 50, 7242, 1810  # the paper's protocol on the 9052 copies
