@@ -226,9 +226,7 @@ class Look(torch.autograd.Function):
         return grad_table, grad_weight, torch.stack(changes), None, None
 
     @staticmethod
-    def corners(
-        places: Tensor, start: Tensor, layout: tuple
-    ) -> tuple[Tensor | None, Tensor, list[Tensor], list[Tensor]]:
+    def corners(places: Tensor, start: Tensor, layout: tuple) -> tuple[Tensor | None, Tensor, list, list]:
         """The mask; rows of the four pixels around every place, [..., 4]; shares and slopes along y; the same along x."""
         (y, x, mask), (step, size, border) = (*places, None)[:3], layout
         line, *along_y = neighbours(y, size[0], border)
@@ -249,9 +247,9 @@ def kernel_matrices(weight: Tensor, groups: int, bundles: int, mix: bool) -> Ten
     [groups, bundles of the group * taps * channels, filters].
     """
     weight = weight.flatten(2).unflatten(1, (bundles // groups, -1)).unflatten(0, (groups, -1))  # [g, F, bundles, C, K]
-    return (
-        weight.permute(0, 2, 3, 4, 1).flatten(3).flatten(0, 1) if mix else weight.permute(0, 2, 4, 3, 1).flatten(1, 3)
-    )
+    if mix:
+        return weight.permute(0, 2, 3, 4, 1).flatten(3).flatten(0, 1)
+    return weight.permute(0, 2, 4, 3, 1).flatten(1, 3)
 
 
 def look_together(
@@ -282,23 +280,22 @@ def look_together(
 class LookAlone(torch.autograd.Function):
     """Bilinear readings of M maps that have their own N places each: y and x [M, N], returns [M, N].
 
-    maps: [M, H + 3, W + 3], with a rim of one pixel before the map and two after it, to which places farther out are brought.
+    maps: [M, H + 4, W + 4], with a rim of two equal pixels on each side, to which places farther out are brought: slope 0.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(maps, y, x)
-        _, ((top_left, top_right), (low_left, low_right)), (part_y, part_x), _ = LookAlone.corners(maps, y, x)
+        _, ((top_left, top_right), (low_left, low_right)), part_y, part_x = LookAlone.corners(maps, y, x)
         top, low = torch.lerp(top_left, top_right, part_x), torch.lerp(low_left, low_right, part_x)
         return torch.lerp(top, low, part_y).to(maps.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps, y, x = ctx.saved_tensors
-        pixel, values, (part_y, part_x), (inside_y, inside_x) = LookAlone.corners(maps, y, x)
-        (top_left, top_right), (low_left, low_right) = values
-        grad_y = grad * torch.lerp(low_left - top_left, low_right - top_right, part_x) * inside_y
-        grad_x = grad * torch.lerp(top_right - top_left, low_right - low_left, part_y) * inside_x
+        pixel, ((top_left, top_right), (low_left, low_right)), part_y, part_x = LookAlone.corners(maps, y, x)
+        grad_y = grad * torch.lerp(low_left - top_left, low_right - top_right, part_x)
+        grad_x = grad * torch.lerp(top_right - top_left, low_right - low_left, part_y)
         grad_maps, low = torch.zeros_like(maps).flatten(1), grad * part_y
         for line, part in ((0, grad - low), (maps.shape[2], low)):
             right = part * part_x
@@ -307,20 +304,20 @@ class LookAlone(torch.autograd.Function):
         return grad_maps.view(maps.shape), grad_y, grad_x
 
     @staticmethod
-    def corners(maps: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, list[list[Tensor]], list[Tensor], list[Tensor]]:
-        """The top left pixel's number in its map; four values; the way from there in y and x; whether these were inside."""
+    def corners(maps: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, list[list[Tensor]], Tensor, Tensor]:
+        """Number of the top left pixel in its map, values of the four corners, and the way from the first to the place."""
         (_, height, width), flat = maps.shape, maps.flatten(1)
-        (y, inside_y), (x, inside_x) = nearest(y, -1, height - 3), nearest(x, -1, width - 3)
+        y, x = y.clamp(-2, height - 4), x.clamp(-2, width - 4)
         top, left = y.detach().floor(), x.detach().floor()
-        pixel = (top * width + left + (width + 1)).nan_to_num().long()
+        pixel = (top * width + left + 2 * (width + 1)).nan_to_num().long()
         values = [[flat[:, line + side :].gather(1, pixel).to(y.dtype) for side in (0, 1)] for line in (0, width)]
-        return pixel, values, [y - top, x - left], [inside_y, inside_x]
+        return pixel, values, y - top, x - left
 
 
 def look_alone(images: Tensor, places: Sequence[Tensor], matrix: Tensor, border: str) -> Tensor:
     """The same with a field for each of F filters, always mixing first: places [B, F, K, 2 or 3, h, w], matrix [F * K, C]."""
     maps = (matrix[None] @ images.flatten(2)).unflatten(2, images.shape[2:])  # [B, F * K, H, W]
-    maps = F.pad(maps, (1, 2, 1, 2), mode="constant" if border == "zero" else "replicate").flatten(0, 1)
+    maps = F.pad(maps, (2, 2, 2, 2), mode="constant" if border == "zero" else "replicate").flatten(0, 1)
     lines = []
     for block in places:
         y, x, *mask = block.flatten(4).unbind(3)
