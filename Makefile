@@ -9,7 +9,7 @@ READY := $(VENV)/ready
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
-	@echo "make benchmark   time and memory of the deformable convolution against torchvision's, in two minutes"
+	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, in five minutes"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery)"
 	@echo "make test        run all tests and check every notebook's stored outputs"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -27,6 +27,7 @@ reproduce: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python tests/benchmark.py
+	$(BIN)/python tests/benchmark_network.py
 
 gallery: $(READY)
 	$(BIN)/python tests/gallery.py
