@@ -195,7 +195,6 @@ class VideoNet(nn.Module):
         names = ("gates", "learned_steps", "deform_state", "modulated", "per_filter", "shared_offsets")
         options = {name: getattr(config, name) for name in names} | {"map_size": map_size}
         options["defects"] = tuple(name for name in config.defects if name in ("mixed_gates", "released_border"))
-        options = {name: value for name, value in options.items() if value != getattr(NetworkConfig, name, None)}
 
         self.conv3d = Conv3dStack(config.in_channels, config.conv3d, config.pool, config.norm_momentum)
         self.conv3d.to(memory_format=torch.channels_last_3d)  # the same numbers, faster on a CPU
