@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark test stress lab notebooks clean
+.PHONY: help reproduce benchmark gallery test stress lab notebooks clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
-	@echo "make benchmark   time and memory of the deformable convolution against torchvision's, in two minutes"
+	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, in five minutes"
+	@echo "make gallery     draw the pictures of README.md again (results/gallery)"
 	@echo "make test        run all tests and check every notebook's stored outputs"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make lab         open the notebooks in JupyterLab"
@@ -27,6 +28,10 @@ reproduce: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python tests/benchmark.py
+	$(BIN)/python tests/benchmark_network.py
+
+gallery: $(READY)
+	$(BIN)/python tests/gallery.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks

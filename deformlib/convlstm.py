@@ -13,12 +13,13 @@ from .deform import DeformConv2d, deform_conv2d, per_filter_deform_conv2d, tap_p
 
 # %% ../notebooks/08_convlstm.ipynb #2ae9e2b6
 class StepBranch(nn.Conv2d):
-    """An offset branch that tells its steps apart; input [steps * B, C, H, W], one step after the other; starts at zero.
+    """An offset branch that tells its steps apart: images [steps * B, C, H, W], one step after the other; starts at zero.
 
-    apart: every step has kernels of its own. gated: every step has a learned number whose sigmoid multiplies its offsets.
+    branch: the ordinary one whose place it takes; its first `offsets` channels are offsets, the rest belong to a mask.
+    apart: every step has kernels of its own. gated: every step has a learned number whose sigmoid scales its offsets.
     """
 
-    def __init__(self, branch: nn.Conv2d, steps: int, apart: bool, gated: bool, offsets: int):
+    def __init__(self, branch: nn.Conv2d, steps: int, offsets: int, apart: bool, gated: bool):
         kernels = branch.out_channels * (steps if apart else 1)
         super().__init__(branch.in_channels, kernels, branch.kernel_size, padding=branch.padding)
         nn.init.zeros_(self.weight)
@@ -27,12 +28,10 @@ class StepBranch(nn.Conv2d):
         self.gate = nn.Parameter(torch.zeros(steps)) if gated else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Offset channels, and after them mask channels if there are any, [steps * B, O, H, W]."""
+        """Offset channels, and after them mask channels if there are any: [steps * B, O, H, W]."""
         if self.apart:
             parts = zip(*(tensor.chunk(self.steps) for tensor in (images, self.weight, self.bias)), strict=True)
-            fields = torch.cat(
-                [nn.functional.conv2d(x, weight, bias, padding=self.padding) for x, weight, bias in parts]
-            )
+            fields = torch.cat([nn.functional.conv2d(x, *branch, padding=self.padding) for x, *branch in parts])
         else:
             fields = super().forward(images)
         if self.gate is None:
@@ -44,8 +43,8 @@ class StepBranch(nn.Conv2d):
 def released_border(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """Offsets and a mask with which a deformable convolution reads the border as the released code does.
 
-    A tap p + p_k outside the map starts at pixel (0, 0); its place is then clipped to the map; and a place exactly on the
-    last row or column reads 0. offset: [B, 2KN, H, W] with channel 2 (tap N + field) + {0: dy, 1: dx} for N fields.
+    A tap p + p_k outside the map starts at pixel (0, 0); its place is then clipped to the map; and a place exactly on
+    the last row or column reads 0. offset: [B, 2KN, H, W] with channel 2 (tap N + field) + {0: dy, 1: dx} for N fields.
     Returns offsets of the same shape, and the mask [B, KN, H, W].
     """
     taps, size = kernel_size**2, offset.shape[2:]
@@ -59,9 +58,9 @@ def released_border(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
 
 # %% ../notebooks/08_convlstm.ipynb #3cd01eef
 def mixed_gates(gates: Tensor, height: int) -> Tensor:
-    """Gates [B, 3, F, 1, 1] as the released code spreads them over a map: row y of clip b has those of clip (H b + y) mod B.
+    """Gates [B, 3, F, 1, 1] as the released code spreads them over a map of `height` rows: [B, 3, F, H, 1].
 
-    Returns [B, 3, F, H, 1].
+    Row y of clip b has the gates of clip (H b + y) mod B.
     """
     clip, row = torch.arange(len(gates), device=gates.device), torch.arange(height, device=gates.device)
     clips = (height * clip[:, None] + row) % len(gates)  # (B, H)
@@ -78,19 +77,19 @@ class ConvLSTM(nn.Module):
         g = tanh(a + W_h * h + B)                                g = tanh(a_g + W_hg * h + B)
         i, f, o = sigmoid(w_x . mean(a) + w_h . mean(h) + b)     i, f, o = sigmoid(a_ifo + W_hifo * h + b)
 
-    and in both c = f c + i g, h = o tanh(c). `*` is a convolution with zero padding, `.` multiplies channel by channel, `mean` is over
-    all positions. "convolution" is equation 3 of Shi et al. 2015 without peepholes; "mean" is the released code of
-    Tahghighi et al. 2020 (PeymanTahghighi/DeformConvLSTM, commit 3e7d3ae).
+    and in both c = f c + i g, h = o tanh(c). `*` is a convolution with zero padding, `.` multiplies channel by channel,
+    `mean` is over all positions. "convolution" is equation 3 of Shi et al. 2015 without peepholes; "mean" is the released
+    code of Tahghighi et al. 2020 (PeymanTahghighi/DeformConvLSTM, commit 3e7d3ae).
 
     deform_steps: steps whose W_x is deformable; they share one offset branch, which starts at zero, or, if not
-        shared_offsets, have one each. learned_steps: each of them scales its offsets by the sigmoid of a number to be learned.
+        shared_offsets, have one each. learned_steps: a learned number of each, through a sigmoid, scales its offsets.
     deform_state: at these steps W_h is deformable too, with one field for all its kernels; needs gates="convolution".
     modulated: a mask per tap as well (Zhu et al. 2018).
     per_filter: False keeps the kernel W_x and lets its taps move; True is the released form, a second kernel with
         bias and one offset field per filter.
     map_size: (H, W) gives B a value per position and channel; None gives it one value per channel, for any map.
-    defects: of the released code, "mixed_gates" (row y of clip b has the gates of clip (H b + y) mod B; needs gates="mean")
-        and "released_border" (see the function of this name).
+    defects: of the released code, "mixed_gates" (needs gates="mean") and "released_border" (of the input convolution):
+        see the functions of these names.
     Raises ValueError for options that do not go together, and in use for deform_steps beyond the end of the clip.
     """
 
@@ -122,6 +121,7 @@ class ConvLSTM(nn.Module):
         self.gates, self.defects, self.deform_steps = gates, tuple(defects), tuple(sorted(set(deform_steps)))
         kernels, moving = hidden_channels * (1 if gates == "mean" else 4), bool(self.deform_steps)
         sizes = {"kernel_size": kernel_size, "padding": kernel_size // 2}
+        self._padding = (kernel_size // 2,) * 2
 
         def convolution(channels: int, deformable: bool) -> nn.Module:
             kind, options = (DeformConv2d, {"modulated": modulated}) if deformable else (nn.Conv2d, {})
@@ -133,8 +133,8 @@ class ConvLSTM(nn.Module):
             self.deform_conv = DeformConv2d(in_channels, kernels, modulated=modulated, per_filter=True, **sizes)
         if moving and (learned_steps or not shared_offsets):
             layer, fields = self._deformable(), kernels if per_filter else 1
-            told = (len(self.deform_steps), not shared_offsets, learned_steps, 2 * kernel_size**2 * fields)
-            layer.offset_branch = StepBranch(layer.offset_branch, *told)
+            told = {"offsets": 2 * kernel_size**2 * fields, "apart": not shared_offsets, "gated": learned_steps}
+            layer.offset_branch = StepBranch(layer.offset_branch, len(self.deform_steps), **told)
         self.state_conv = convolution(hidden_channels, moving and deform_state)  # W_h
         self.B = nn.Parameter(torch.zeros(hidden_channels, *(map_size or (1, 1))))
         spread = hidden_channels**-0.5  # as nn.LSTM starts
@@ -149,8 +149,8 @@ class ConvLSTM(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over the maps x [B, C, T, H, W] -> (hidden state of every step [B, F, T, H, W], last (h, c)).
 
-        state: (h, c), each [B, F, H, W], left by the maps before these; None starts from zeros. lengths: steps of each clip,
-        [B]; after its last one a clip keeps its state and its output is zero.
+        state: (h, c), each [B, F, H, W], left by the maps before these; None starts from zeros. lengths: steps of each
+        clip, [B]; after its last one a clip keeps its state and its output is zero.
         """
         a, filters = self.input_maps(x), len(self.B)  # (T, B, F or 4F, H, W)
         h, c = state or (torch.zeros_like(a[0, :, :filters]),) * 2
@@ -158,12 +158,12 @@ class ConvLSTM(nn.Module):
         if self.gates == "mean":
             w_x, w_h = (torch.stack([vectors[gate] for gate in "ifo"]) for vectors in (self.w_x, self.w_h))
             gates_x = (w_x * a.mean((3, 4)).unsqueeze(2) + b).unbind()  # T of (B, 3, F)
-            waiting = a + self.B
+            ready = a + self.B
         else:
-            waiting = a + torch.cat([self.B, b.view(-1, 1, 1).expand(-1, *self.B.shape[1:])])
+            ready = a + torch.cat([self.B, b.view(-1, 1, 1).expand(-1, *self.B.shape[1:])])
         goes_on = None if lengths is None else self._goes_on(x, lengths)  # (T, B, 1, 1, 1)
         hidden = []
-        for step, a_t in enumerate(waiting.unbind()):
+        for step, a_t in enumerate(ready.unbind()):
             before, u = (h, c), a_t + self._state_maps(h, step)
             if self.gates == "mean":
                 gates = (gates_x[step] + w_h * h.mean((2, 3)).unsqueeze(1))[..., None, None]  # (B, 3, F, 1, 1)
@@ -180,14 +180,21 @@ class ConvLSTM(nn.Module):
         return (output if goes_on is None else torch.where(goes_on.movedim(0, 2), output, 0)), (h, c)
 
     def input_maps(self, x: Tensor) -> Tensor:
-        """W_x * x of every step, [B, C, T, H, W] -> [T, B, F, H, W]: plain steps in one call, deformable in one more."""
-        frames, chosen, maps = x.unbind(2), self._chosen(x), {}
-        plain = [step for step in range(len(frames)) if step not in chosen]
-        for steps in filter(None, (plain, chosen)):
-            images = torch.cat([frames[step] for step in steps])
-            a = self._deform(images) if steps is chosen else self._plain(self.input_conv, images)
-            maps.update(zip(steps, a.unflatten(0, (len(steps), -1)).unbind(), strict=True))
-        return torch.stack([maps[step] for step in range(len(frames))])
+        """W_x * x of every step, [B, C, T, H, W] -> [T, B, F or 4F, H, W].
+
+        Neighbouring plain steps are one 1 x k x k convolution of the frames where they lie; all deformable steps are one call.
+        """
+        chosen, maps = self._chosen(x), {}
+        cuts = sorted({0, x.shape[2], *chosen, *(step + 1 for step in chosen)})
+        parts = x.split([after - first for first, after in zip(cuts, cuts[1:])], 2)
+        parts = dict(zip(cuts, parts))  # by their first step; a deformable step is a part of its own
+        if chosen:
+            a = self._deform(torch.cat([parts.pop(step).squeeze(2) for step in chosen]))
+            maps.update(zip(chosen, a.unflatten(0, (len(chosen), -1)).unbind()))
+        for first, part in parts.items():
+            a = nn.functional.conv3d(part, self.input_conv.weight.unsqueeze(2), padding=(0, *self._padding))
+            maps.update(enumerate(a.unbind(2), first))
+        return torch.stack([maps[step] for step in range(x.shape[2])])
 
     def offset_fields(self, x: Tensor) -> Tensor:
         """Offsets at the deformable steps, [B, C, T, H, W] -> [B, steps, 2K, H, W]: (dy, dx) per tap, in pixels of x.
@@ -216,11 +223,7 @@ class ConvLSTM(nn.Module):
 
     def _state_maps(self, h: Tensor, step: int) -> Tensor:
         moving = isinstance(self.state_conv, DeformConv2d) and step in self.deform_steps
-        return self.state_conv(h) if moving else self._plain(self.state_conv, h)
-
-    @staticmethod
-    def _plain(layer: nn.Module, images: Tensor) -> Tensor:
-        return nn.functional.conv2d(images, layer.weight, padding=layer.weight.shape[-1] // 2)
+        return self.state_conv(h) if moving else nn.functional.conv2d(h, self.state_conv.weight, padding=self._padding)
 
     def _chosen(self, x: Tensor) -> tuple[int, ...]:
         if self.deform_steps and not 0 <= self.deform_steps[0] <= self.deform_steps[-1] < x.shape[2]:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DEFECTS', 'RELEASED', 'PRESETS', 'NetworkError', 'NetworkConfig', 'paper_steps', 'select_steps', 'preset', 'VideoNet',
-           'save_network', 'load_network', 'released_variables', 'from_released']
+           'multiply_adds', 'save_network', 'load_network', 'released_variables', 'from_released']
 
 # %% ../notebooks/09_the_network.ipynb #a001404e
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .bodies import replacing
 from .conv3d import Conv3dStack
@@ -99,6 +101,8 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         if not all(0 <= step < steps for step in chosen):
             there = f"clips of {config.length} frames leave steps 0 to {steps - 1}"
             yield f"deform_steps has {tuple(chosen)}, but {there}: choose among them, or call paper_steps({steps})."
+    if "mixed_gates" in config.defects and config.gates == "convolution":
+        yield "mixed_gates is a defect of gates on means: take gates='mean', or leave it out."
     for name in config.defects:
         if name not in DEFECTS:
             yield f"There is no defect {name!r}: choose among {', '.join(DEFECTS)}."
@@ -141,19 +145,10 @@ PRESETS = {
     "paper": NetworkConfig(deform_steps=paper_steps(16), **RELEASED),
     "plain": NetworkConfig(**RELEASED),
     "released": NetworkConfig(
-        pool="average",
-        deform_steps=select_steps("released", 16),
-        per_filter=True,
-        position_bias=True,
-        **RELEASED,
+        pool="average", deform_steps=select_steps("released", 16), per_filter=True, position_bias=True, **RELEASED
     ),
     "classroom": NetworkConfig(
-        length=16,
-        size=32,
-        conv3d=(16, 32, 64),
-        hidden=(16, 16, 16),
-        conv2d=(32, 64, 64),
-        deform_steps=paper_steps(8),
+        length=16, size=32, conv3d=(16, 32, 64), hidden=(16, 16, 16), conv2d=(32, 64, 64), deform_steps=paper_steps(8)
     ),
 }
 
@@ -179,7 +174,8 @@ class _SlippedPool(nn.Module):
         self.steps = steps
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        rows = nn.functional.avg_pool2d(maps, (2, 1), (2, 2), ceil_mode=True).unflatten(0, (-1, self.steps))
+        rows = nn.functional.avg_pool2d(maps, (2, 1), (2, 2), ceil_mode=True, count_include_pad=False)
+        rows = rows.unflatten(0, (-1, self.steps))
         following = torch.cat([rows[:, 1:], rows[:, -1:]], 1)  # the last step is its own next one
         return ((rows + following) / 2).flatten(0, 1)
 
@@ -199,7 +195,6 @@ class VideoNet(nn.Module):
         names = ("gates", "learned_steps", "deform_state", "modulated", "per_filter", "shared_offsets")
         options = {name: getattr(config, name) for name in names} | {"map_size": map_size}
         options["defects"] = tuple(name for name in config.defects if name in ("mixed_gates", "released_border"))
-        options = {name: value for name, value in options.items() if value != getattr(NetworkConfig, name, None)}
 
         self.conv3d = Conv3dStack(config.in_channels, config.conv3d, config.pool, config.norm_momentum)
         self.conv3d.to(memory_format=torch.channels_last_3d)  # the same numbers, faster on a CPU
@@ -211,7 +206,7 @@ class VideoNet(nn.Module):
             channels = width
         for width in config.conv2d:
             convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-            pool = nn.AvgPool2d(2, ceil_mode=True)  # a rest row is averaged over what there is
+            pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)  # a rest row: mean over what there is
             self.conv2d.extend([convolution, nn.BatchNorm2d(width, **norm), nn.LeakyReLU(0.2), pool])
             channels = width
         if "pool_2_2_1" in config.defects:
@@ -255,6 +250,19 @@ class VideoNet(nn.Module):
                 nn.init.normal_(weight, std=std)
         nn.init.zeros_(self.linear.bias)
 
+# %% ../notebooks/09_the_network.ipynb #d4b7cdbc
+def multiply_adds(net: nn.Module) -> int:
+    """Multiply-adds of one clip, forwards: those of convolutions and matrix products, as PyTorch counts them.
+
+    net: a network with a `config` that says in_channels, length and size. Counted on a copy without numbers (the meta
+    device), where every convolution is the ordinary one; bilinear reading, pooling and pointwise work are left out.
+    """
+    config, twin = net.config, copy.deepcopy(net).to("meta").eval()
+    clip = torch.empty(1, config.in_channels, config.length, config.size, config.size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin(clip)
+    return counter.get_total_flops() // 2
+
 # %% ../notebooks/09_the_network.ipynb #6bf1095b
 def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> None:
     """Write weights, configuration and class names of `net` to a safetensors file; `path` is never half written.
@@ -289,7 +297,8 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
     if header.get("deformlib") != "VideoNet":
         raise NetworkError(f"{path}: holds the weights of another network; give a file that save_network wrote.")
     try:
-        net = VideoNet(NetworkConfig(**_tuples(json.loads(header["config"]))))
+        config = {name: _tuples(value) for name, value in json.loads(header["config"]).items()}
+        net = VideoNet(NetworkConfig(**config))
         net.load_state_dict(tensors)
         classes = tuple(json.loads(header["classes"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -301,8 +310,6 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
 
 def _tuples(value):
     """JSON's lists as tuples, inside and out."""
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 # %% ../notebooks/09_the_network.ipynb #a10e1478
@@ -334,7 +341,7 @@ def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
                 views[f"{stage}/{theirs}"] = tensor
     return views
 
-
+# %% ../notebooks/09_the_network.ipynb #1956f56a
 def from_released(arrays: Mapping[str, np.ndarray], config: NetworkConfig = PRESETS["released"]) -> VideoNet:
     """The network of `config` with the authors' weights, set to predict; names and layouts as in released_variables.
 

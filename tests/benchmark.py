@@ -119,54 +119,76 @@ def seconds(run: Callable[[], None], device: str, repeats: int) -> float:
     return best
 
 
-def measure(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]:
+def measure(run: Callable[[], None], device: str = "cpu", repeats: int = 15) -> dict[str, float]:
+    """Peak megabytes ("mb") and shortest milliseconds ("ms") of a call; see `peak` and `seconds`."""
+    return {"mb": peak(run, device) / 2**20, "ms": 1e3 * seconds(run, device, repeats)}
+
+
+def place(device: str, dtype: torch.dtype, threads: int) -> str:
+    """Where and in what a row was measured, in words."""
+    words = f"{device} {str(dtype).removeprefix('torch.')}"
+    return words + (f", {threads} thread" + "s" * (threads > 1)) * (device == "cpu")
+
+
+def ratios(word: str, mine: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Both measurements and how many times better ours is, as entries of a row whose names begin with `word`."""
+    row = {}
+    for unit, quantity in (("ms", "time"), ("mb", "memory")):
+        row |= {f"{word}_{unit}": round(mine[unit], 3), f"{word}_their_{unit}": round(other[unit], 3)}
+        row |= {f"{word}_{quantity}": round(other[unit] / mine[unit], 2)}
+    return row
+
+
+def write_table(folder: Path, name: str, title: str, columns: dict[str, str], rows: list[dict]) -> str:
+    """Store rows and machine as name.json and, with the columns {entry of a row: heading} chosen, as a table in name.md.
+
+    Returns the table. title: what a ratio compares, in a few words.
+    """
+    record = machine() | {"date": datetime.date.today().isoformat(), "results": rows}
+    record["versions"]["torchvision"] = torchvision.__version__
+    lines = [
+        f"{title}: {record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}.\n",
+        "| " + " | ".join(columns.values()) + " |",
+        "|---" * len(columns) + "|",
+    ]
+    for row in rows:
+        cells = [f"{row[entry]:.1f}" if isinstance(row[entry], float) else str(row[entry]) for entry in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    text = "\n".join(lines) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in ((f"{name}.json", json.dumps(record, indent=1) + "\n"), (f"{name}.md", text)):
+        with replacing(folder / file) as beside:
+            beside.write_text(content, encoding="utf-8")
+    return text
+
+
+def compare(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]:
     """All cases on one device, with their ratios. known: torchvision's numbers on a CPU, which uses one thread whatever is set."""
     torch.set_num_threads(threads)
     for name, (shape, filters, per_filter) in CASES.items():
         found = {}
         for operator, dtype in ((theirs, torch.float32), (ours, torch.float32), (ours, torch.bfloat16)):
+            bar.set_postfix_str(f"{name}, {device}")
             arguments = tensors(shape, filters, per_filter, device, dtype)
             for both in (False, True):
                 key = name, device, operator is theirs, dtype, both
                 if key not in known:
-                    run = partial(call, operator, arguments, both)
-                    found[key] = {
-                        "mb": peak(run, device) / 2**20,
-                        "ms": 1e3 * seconds(run, device, 3 if operator is theirs else 15),
-                    }
-                    bar.set_postfix_str(f"{name}, {device}")
+                    found[key] = measure(partial(call, operator, arguments, both), device, 3 if operator is theirs else 15)
             bar.update()
         known |= {key: value for key, value in found.items() if key[2]}
         for dtype in (torch.float32, torch.bfloat16):
-            kind = str(dtype).removeprefix("torch.")
-            where = f"{device} {kind}" + (f", {threads} thread" + "s" * (threads > 1)) * (device == "cpu")
-            row = {"case": name, "input": shape, "filters": filters, "per_filter": per_filter, "where": where}
+            size = f"{list(shape)} -> {filters}"
+            row = {"case": name, "size": size, "per_filter": per_filter, "where": place(device, dtype, threads)}
             for word, both in (("forward", False), ("both", True)):
                 mine, other = found[name, device, False, dtype, both], known[name, device, True, torch.float32, both]
-                for unit, quantity in (("ms", "time"), ("mb", "memory")):
-                    row |= {f"{word}_{unit}": round(mine[unit], 3), f"{word}_their_{unit}": round(other[unit], 3)}
-                    row |= {f"{word}_{quantity}": round(other[unit] / mine[unit], 2)}
+                row |= ratios(word, mine, other)
             yield row
 
 
-def table(record: dict) -> str:
-    """The record as a markdown table."""
-    lines = [
-        f"Ours against torchvision.ops.deform_conv2d, times better: {record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}.",
-        "",
-    ]
-    lines += [
-        "| case | [B, C, H, W] -> F | on | forward, time | memory | with gradients, time | memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in record["results"]:
-        ratios = [f"{row[name]:.1f}" for name in ("forward_time", "forward_memory", "both_time", "both_memory")]
-        lines.append(
-            f"| {row['case']} | {list(row['input'])} -> {row['filters']} | {row['where']} | "
-            + " | ".join(ratios)
-            + " |"
-        )
-    return "\n".join(lines) + "\n"
+COLUMNS = {
+    "case": "case", "size": "[B, C, H, W] -> F", "where": "on", "forward_time": "forward, time", "forward_memory": "memory",
+    "both_time": "with gradients, time", "both_memory": "memory",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -174,18 +196,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
     folder = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
     places = [("cpu", threads) for threads in sorted({1, torch.get_num_threads()})]
     places += [("cuda", torch.get_num_threads())] if torch.cuda.is_available() else []
     known: dict = {}
     with tqdm(total=3 * len(CASES) * len(places), desc="benchmark") as bar:
-        results = [row for device, threads in places for row in measure(device, threads, known, bar)]
-    record = machine() | {"date": datetime.date.today().isoformat(), "results": results}
-    record["versions"]["torchvision"] = torchvision.__version__
-    for name, text in (("deform.json", json.dumps(record, indent=1) + "\n"), ("deform.md", table(record))):
-        with replacing(folder / name) as beside:
-            beside.write_text(text, encoding="utf-8")
-    print(table(record))
+        rows = [row for device, threads in places for row in compare(device, threads, known, bar)]
+    print(write_table(folder, "deform", "Ours against torchvision.ops.deform_conv2d, times better", COLUMNS, rows))
 
 
 if __name__ == "__main__":

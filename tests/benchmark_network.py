@@ -33,10 +33,11 @@ MOVES = (  # from public code to the library's class; each keeps the ones before
     "plain input convolutions in one call",
     "deformable input convolutions in one call",
     "the deformable convolution of chapter 06",
-    "the input's part of the gates for all steps: ConvLSTM",
+    "no copy of plain steps, gates for all steps: ConvLSTM",
     "ConvLSTM in bfloat16",
 )
 EPOCHS, TRAIN, VALIDATION = 50, 7242, 1810  # the paper's protocol on the 9052 copies
+TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # a GPU multiplies float32 in convolutions with 10 bits unless told otherwise
 
 
 def cell(layer: ConvLSTM, a: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,6 +163,8 @@ def measured(run: Callable[[], None], device: str, repeats: int) -> dict:
     """Seconds and peak megabytes of a call; the call under the memory profiler warms it up."""
     gc.collect()
     memory = peak(run, device) / 2**20
+    if device != "cpu":
+        torch.cuda.synchronize()
     return {"seconds": seconds(run, device, repeats), "mb": memory}
 
 
@@ -200,7 +203,8 @@ def stacks(config: NetworkConfig, batch: int, device: str, repeats: int, bar: tq
             stack.moves, dtype = moves, kinds(device)[moves == len(MOVES) - 1]
             if dtype == torch.float32:
                 with torch.no_grad():
-                    assert torch.allclose(stack(x), expected, atol=1e-3), f"{move}: other numbers than the naive stack"
+                    same = torch.allclose(stack(x), expected, atol=TOLERANCE[device])
+                assert same, f"{move}: other numbers than the naive stack"
             found = measured(partial(both_ways, stack, x, dtype), device, repeats)
             naive = naive or found
             yield {"where": device, "steps": name, "move": move} | found | ratios(naive, found)
@@ -217,7 +221,7 @@ def whole_steps(config: NetworkConfig, batch: int, device: str, repeats: int, ba
     clips = torch.rand(batch, config.in_channels, config.length, config.size, config.size, device=device)
     labels = torch.arange(batch, device=device) % config.classes
     with torch.no_grad():
-        same = torch.allclose(net.eval()(clips), naive_net.eval()(clips), atol=1e-3)
+        same = torch.allclose(net.eval()(clips), naive_net.eval()(clips), atol=TOLERANCE[device])
     assert same, "other logits than the naive network"
     networks, naive = [("naive", naive_net, torch.float32)], {}
     networks += [("ours", net, dtype) for dtype in kinds(device)]

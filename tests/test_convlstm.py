@@ -281,9 +281,10 @@ def test_offset_branch_learns():
     assert layer.input_conv.offset_branch.weight.grad.abs().sum() > 0
 
 
-def test_two_halves_with_the_state_handed_over_are_the_whole():
+@pytest.mark.parametrize("options", [{}, {"gates": "convolution", "map_size": (6, 5)}, {"defects": ("mixed_gates",)}])
+def test_two_halves_with_the_state_handed_over_are_the_whole(options):
     torch.manual_seed(0)
-    layer, x = ConvLSTM(3, 2), torch.randn(2, 3, 8, 6, 5)
+    layer, x = ConvLSTM(3, 2, **options), torch.randn(2, 3, 8, 6, 5)
     whole, last = layer(x)
     first, state = layer(x[:, :, :3])
     second, end = layer(x[:, :, 3:], state)
@@ -292,25 +293,46 @@ def test_two_halves_with_the_state_handed_over_are_the_whole():
     assert not torch.allclose(layer(x[:, :, 3:])[0], second, atol=1e-4)
 
 
-def test_input_convolutions_leave_the_loop(monkeypatch):
-    calls = {"plain": 0, "deformable": 0}
-    conv2d, deform = nn.functional.conv2d, DeformConv2d.forward
+@pytest.mark.parametrize(("steps", "runs"), [((), 1), ((1, 2, 6), 3), (range(8), 0)])
+def test_input_convolutions_leave_the_loop(monkeypatch, steps, runs):
+    """Neighbouring plain steps are one call, all deformable ones one more, and the loop keeps the state's."""
+    calls = {"runs": 0, "images": 0, "deformable": 0}
+    conv2d, conv3d, deform = nn.functional.conv2d, nn.functional.conv3d, DeformConv2d.forward
 
-    def count_plain(*args, **kwargs):
-        calls["plain"] += 1
-        return conv2d(*args, **kwargs)
+    def count(name, function):
+        def counting(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return counting
 
     def count_deformable(self, x):
         calls["deformable"] += 1
-        assert len(x) == 2 * 3  # both clips, all three chosen steps
+        assert len(x) == 2 * len(steps)  # both clips, all chosen steps
         return deform(self, x)
 
-    layer, x = ConvLSTM(3, 2, deform_steps=(1, 2, 6)), torch.randn(2, 3, 8, 6, 5)
-    monkeypatch.setattr(nn.functional, "conv2d", count_plain)
+    layer, x = ConvLSTM(3, 2, deform_steps=steps), torch.randn(2, 3, 8, 6, 5)
+    monkeypatch.setattr(nn.functional, "conv2d", count("images", conv2d))
+    monkeypatch.setattr(nn.functional, "conv3d", count("runs", conv3d))
     monkeypatch.setattr(DeformConv2d, "forward", count_deformable)
     layer(x)
-    assert calls["deformable"] == 1
-    assert calls["plain"] == 1 + 1 + 8  # input, offset branch, and the state at each of 8 steps
+    branch = int(len(steps) > 0)
+    assert calls == {"runs": runs, "images": branch + 8, "deformable": branch}  # the offset branch, and the state
+
+
+def test_plain_steps_are_not_copied():
+    """Autograd keeps the clip itself, not a second one: what counts is the peak memory of training."""
+    layer, x = ConvLSTM(64, 1, deform_steps=(3,)), torch.randn(2, 64, 8, 12, 12, requires_grad=True)
+    kept = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(x)
+    clip = x.untyped_storage().nbytes()
+    assert sum(size for place, size in kept if place != x.data_ptr()) < clip / 2
 
 
 def test_start_and_map_size():
@@ -441,9 +463,10 @@ def test_committed_weights_load_and_speak():
         assert net(torch.rand(1, net.config.in_channels, net.config.length, size, size)).shape == (1, len(classes))
 
 
-def test_bfloat16_agrees():
+@pytest.mark.parametrize("gates", ["mean", "convolution"])
+def test_bfloat16_agrees(gates):
     torch.manual_seed(0)
-    layer, x = random_offsets(ConvLSTM(8, 8, deform_steps=(1, 3))), torch.randn(2, 8, 5, 6, 6)
+    layer, x = random_offsets(ConvLSTM(8, 8, gates=gates, deform_steps=(1, 3))), torch.randn(2, 8, 5, 6, 6)
     expected, (_, c) = layer(x)
     want = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
     with torch.autocast("cpu", dtype=torch.bfloat16):

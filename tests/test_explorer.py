@@ -2,16 +2,20 @@
 
 import json
 import re
+import runpy
 import shutil
+import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
 from deformlib.explorer import Explorer, as_scene, look
 from deformlib.network import NetworkConfig, VideoNet
-from deformlib.offsets import look_back, point_weights, positions_of, resting
+from deformlib.offsets import POSITION, point_weights, positions_of, resting, sampling_points
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
 STEPS = ((0, 2), (1, 2), (2, 3))
@@ -79,7 +83,7 @@ def test_looking_changes_nothing_in_the_network(clip):
 def test_points_are_in_pixels_of_the_frame(clip, explorer):
     seen = explorer.looks["plain"]
     for layer, depth in ((0, 1), (2, 1), (2, 3), (1, 2)):
-        points = look_back(seen.stack(0, layer, depth), torch.tensor([[2.0, 3.0]]))[0]
+        points = sampling_points(seen.stack(0, layer, depth), (2, 3))
         assert points.mean(0).tolist() == pytest.approx([4 * 2 + 1.5, 4 * 3 + 1.5])
         assert (points.amax(0) - points.amin(0)).tolist() == [8 * depth, 8 * depth]
 
@@ -88,7 +92,7 @@ def test_the_scene_holds_every_point(explorer):
     scene = explorer.scene
     seen = explorer.looks["<b>far</b>"]
     stacks = [seen.stack(step, 2, 3) for step in range(4)]
-    points = torch.cat([look_back(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
+    points = torch.cat([sampling_points(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
     reach = max(-points.min().item(), points.max().item() - 24)
     assert 2 < reach <= scene["margin"] < reach + 1 and json.loads(json.dumps(scene)) == scene
     assert resting(stacks[0], torch.tensor([[0.0, 0.0]])).tolist() == [[1.5, 1.5]]
@@ -213,6 +217,45 @@ def test_hover_slider_and_overlay_change_the_picture(page, explorer):
     assert pixels(page)[1] != before[1] != without[1] and page.locator("input[type=checkbox]").is_checked()
 
 
+def test_hovered_pixels_are_the_computed_points(page, explorer):
+    """What the mouse brings up on the canvas, pixel by pixel: the colour of a point where Python says there is one."""
+    ramp = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
+    canvas, margin = page.locator("canvas").first, explorer.scene["margin"]
+    box = canvas.bounding_box()
+    zoom, place = box["width"] / (24 + 2 * margin), (4, 1)
+    at = [(margin + 0.5 + 4 * each + 1.5) * zoom for each in place]
+    page.mouse.move(box["x"] + at[1], box["y"] + at[0])
+    explorer.step, explorer.layer, explorer.depth = 2, 0, 1
+    page.locator("input[type=range]").fill("2")
+    page.locator("select").first.select_option(index=0)
+    explorer.row, explorer.column = place
+    checked, outside = 0, 0
+    for number, (name, seen) in enumerate(explorer.looks.items()):
+        points, weights = explorer.points(name), point_weights(seen.stack(2, 0), place)
+        share = weights / weights.max() * 4
+        zoom = page.locator("canvas").nth(number).evaluate("canvas => canvas.width") / (24 + 2 * margin)
+        for point, part in zip(points, share.tolist()):
+            if ((points - point).norm(dim=1) * zoom < 10).sum() > 1:  # another one is drawn over it, or nearly
+                continue
+            low = min(int(part), 3)
+            colour = [one + (part - low) * (other - one) for one, other in zip(ramp[low], ramp[low + 1])]
+            y, x = ((point + 0.5 + margin) * zoom).round().int().tolist()
+            read = f"canvas => [...canvas.getContext('2d').getImageData({x}, {y}, 1, 1).data]"
+            assert page.locator("canvas").nth(number).evaluate(read)[:3] == pytest.approx(colour, abs=2)
+            checked, outside = checked + 1, outside + bool(((point < -0.5) | (point > 23.5)).any())
+    assert checked > 12 and outside > 0
+
+
+def test_the_page_has_the_colours_of_the_figures(explorer):
+    assert POSITION in explorer._esm and POSITION in explorer._css
+
+
+def test_the_script_is_part_of_the_package():
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert re.search(r'package-data = \{ deformlib = \["explorer\.js"\] \}', project)
+    assert (files("deformlib") / "explorer.js").is_file()
+
+
 def test_labels_are_text_and_play_plays(page):
     assert page.locator(".title").inner_text() == TITLE and page.locator("img").count() == 0
     assert page.locator("figure strong").nth(1).inner_text() == "<b>far</b>"
@@ -227,7 +270,36 @@ def test_labels_are_text_and_play_plays(page):
 def test_the_clip_may_be_shown_in_other_pixels(clip):
     large = torch.nn.functional.interpolate(clip, (72, 48))
     seen = look(network(), clip, large)
-    points = look_back(seen.stack(1, 0), torch.tensor([[2.0, 3.0]]))
-    small = look_back(look(network(), clip).stack(1, 0), torch.tensor([[2.0, 3.0]]))
+    points = sampling_points(seen.stack(1, 0), (2, 3))
+    small = sampling_points(look(network(), clip).stack(1, 0), (2, 3))
     assert seen.frames.shape == (4, 1, 72, 48)
     assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
+
+
+def test_chapter_14_switches_custom_widgets_on_in_colab(monkeypatch, tmp_path):
+    """On Colab, and only there, before the explorer is shown."""
+    stored = json.loads((Path(__file__).parent.parent / "notebooks" / "14_learned_offsets.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in stored["cells"] if cell["cell_type"] == "code"]
+    (cell,) = [cell for cell in cells if "google.colab" in cell]
+    (tmp_path / "cell.py").write_text(cell)
+    asked = []
+    colab = ModuleType("google.colab")
+    colab.output = SimpleNamespace(enable_custom_widget_manager=lambda: asked.append("on"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    for shell, expected in (
+        ("<ipykernel.zmqshell.ZMQInteractiveShell object>", []),
+        ("<google.colab._shell.Shell object>", ["on"]),
+    ):
+        names = {"get_ipython": lambda shell=shell: shell, "looks": {}, "Explorer": lambda *given: asked.append("made")}
+        asked.clear()
+        runpy.run_path(str(tmp_path / "cell.py"), names)
+        assert asked == [*expected, "made"]
+
+
+def test_the_gallery_is_small_and_every_picture_of_the_readme_says_what_it_shows():
+    root = Path(__file__).parent.parent
+    pictures = sorted((root / "results" / "gallery").iterdir())
+    assert [picture.suffix for picture in pictures].count(".gif") == 1 and len(pictures) == 6
+    assert sum(picture.stat().st_size for picture in pictures) < 500_000
+    for text, place in re.findall(r"!\[(.*?)\]\((results/.*?)\)", (root / "README.md").read_text()):
+        assert (root / place).is_file() and len(text.split()) > 4, place

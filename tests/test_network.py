@@ -1,6 +1,9 @@
 """The network: the released count, the presets, shapes, errors, and the file it is kept in."""
 
+import copy
+import itertools
 import json
+import os
 import re
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from deformlib.network import (
     VideoNet,
     from_released,
     load_network,
+    multiply_adds,
     paper_steps,
     preset,
     released_variables,
@@ -92,10 +96,30 @@ def test_steps_by_name():
                 assert all(0 <= step < steps for row in rows for step in row)
             if steps >= 3 * layers:  # every frame is deformable once, the gaps differ by one at most
                 frames = sorted(step for row in select_steps("even", steps, layers) for step in row)
-                gaps = [after - before for before, after in zip(frames, frames[1:])]
+                gaps = [after - before for before, after in itertools.pairwise(frames)]
                 assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
     with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
         select_steps("some", 16)
+
+
+def test_multiply_adds_are_those_of_the_formulas():
+    """Three convolutions of the tiny network by hand, and what deformation adds; the net itself is left as it was."""
+    plain = VideoNet(replace(TINY, deform_steps=PLAIN)).train()
+    conv3d = 27 * (8 * 16 * 16 * 2 + 8 * 8 * 8 * 2 * 3 + 4 * 4 * 4 * 3 * 4)
+    recurrent = 9 * 4 * 4 * 4 * ((4 + 3) * 3 + 2 * (3 + 3) * 3)
+    conv2d = 9 * 4 * (16 * 3 * 4 + 4 * 4 * 5 + 1 * 5 * 6)
+    assert multiply_adds(plain) == conv3d + recurrent + conv2d + 6 * 4
+    assert plain.training and all(parameter.device.type == "cpu" for parameter in plain.parameters())
+    branches = sum(9 * 18 * channels * len(steps) * 16 for channels, steps in zip((4, 3, 3), TINY.deform_steps))
+    assert multiply_adds(VideoNet(TINY)) - multiply_adds(plain) == branches
+
+
+def test_multiply_adds_of_wide_layers_are_those_of_the_ordinary_convolution():
+    wide = NetworkConfig(length=8, size=16, conv3d=(64, 64, 64), hidden=(2,), conv2d=(2, 2, 2), deform_steps=((),))
+    second = 27 * 64 * 64 * 8 * 8 * 8  # on a CPU half of it
+    narrow = replace(wide, conv3d=(64, 1, 64))
+    difference = 27 * 63 * (64 * 8 * 8 * 8 + 64 * 4 * 4 * 4)
+    assert multiply_adds(VideoNet(wide)) - multiply_adds(VideoNet(narrow)) == difference > second
 
 
 def test_stages_have_the_released_shapes():
@@ -275,10 +299,14 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
         ({"conv2d": (4,)}, "conv2d 1: give three of each"),
         ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
+        ({"gates": "convolution", "defects": ("mixed_gates",)}, "mixed_gates is a defect of gates on means"),
         ({"gates": "max"}, "gates is 'max': choose 'mean' or 'convolution'"),
         ({"deform_state": True}, "deform_state .*take gates='convolution'"),
         ({"learned_steps": True, "deform_steps": PLAIN}, r"Nothing is deformable.*select_steps\('all', 4\)"),
-        ({"defects": ("mixed_gates", "no_dropout")}, "no defect 'no_dropout': choose among mixed_gates, .*double_softmax"),
+        (
+            {"defects": ("mixed_gates", "no_dropout")},
+            "no defect 'no_dropout': choose among mixed_gates, .*double_softmax",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
@@ -345,7 +373,9 @@ def released_arrays(config):
     generator, side, arrays = np.random.default_rng(0), config.map_size, {}
 
     def add(stage, **shapes):
-        arrays.update({f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()})
+        arrays.update(
+            {f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+        )
 
     def norm(stage, width):
         add(stage, gamma=width, beta=width, moving_mean=width, moving_variance=width)
@@ -358,7 +388,12 @@ def released_arrays(config):
             norm(f"conv3d_{k}", width)
         channels = width
     for k, (width, steps) in enumerate(zip(config.hidden, config.deform_steps), 1):
-        add(f"cell_{k}", wconvInput=(3, 3, channels, width), wconvHidden=(3, 3, width, width), gateBias=(side, side, width))
+        add(
+            f"cell_{k}",
+            wconvInput=(3, 3, channels, width),
+            wconvHidden=(3, 3, width, width),
+            gateBias=(side, side, width),
+        )
         add(f"cell_{k}", **{f"{vector}{gate}": width for vector in ("wx", "wh", "b") for gate in "ifo"})
         if steps:
             add(f"cell_{k}", d_kernel=(3, 3, channels, width), d_bias=width)
@@ -440,3 +475,19 @@ def test_a_released_array_that_does_not_fit_is_named(name, array, words):
         arrays[name] = array
     with pytest.raises(NetworkError, match=f"{name}: {words}"):
         from_released(arrays, config)
+
+
+@pytest.mark.skipif("DEFORMLIB_SLOW" not in os.environ, reason="compiles for about a minute; set DEFORMLIB_SLOW=1")
+def test_compiled_equals_eager():
+    """Logits to 1e-4, and the gradient by its norm: at a kink of max pooling or LeakyReLU single numbers may differ."""
+    net, clips = awake(replace(TINY, conv3d=(2, 64, 4)))  # wide enough for the Winograd form
+    net, clips = net.float(), clips.float()
+    twin, labels = copy.deepcopy(net), torch.tensor([0, 1, 2])
+    logits = torch.compile(twin)(clips)
+    torch.testing.assert_close(logits, net(clips), atol=1e-4, rtol=1e-4)
+    nn.functional.cross_entropy(logits, labels).backward()
+    nn.functional.cross_entropy(net(clips), labels).backward()
+    ours, theirs = (
+        torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net)
+    )
+    assert (ours - theirs).norm() < 1e-3 * theirs.norm()

@@ -19,6 +19,9 @@ from torch import nn
 
 from deformlib.deform import DeformConv2d, deform_conv2d
 from deformlib.offsets import (
+    ARROW,
+    POINT,
+    POSITION,
     Field,
     OffsetWarning,
     body_mask,
@@ -33,7 +36,6 @@ from deformlib.offsets import (
     effective_dilation,
     fit_similarity,
     follow,
-    look_back,
     mean_offset,
     offset_direction,
     offset_magnitude,
@@ -48,9 +50,6 @@ from deformlib.offsets import (
     sampling_points,
     save_film,
     similarity,
-    summarise,
-    to_frame,
-    turn_clips,
 )
 
 GRID = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2)).double()
@@ -147,14 +146,8 @@ def test_points_outside_are_kept_and_edges_stand_in():
     assert sampling_points([far, far], (0, 0)).max() == -78
     values = torch.arange(12.0).view(1, 3, 4)
     read = read_field(values, torch.tensor([[-5.0, 1.0], [9.0, 9.0], [0.5, 0.5]]))
-    assert read.flatten().tolist() == [1, 11, 2.5]
-
-
-def test_from_map_to_frame_centre_to_centre():
-    ends = to_frame(torch.tensor([[0.0, 0.0], [27.0, 13.0]]), (28, 14), (112, 112))
-    assert ends.tolist() == [[1.5, 3.5], [109.5, 107.5]]
-    corners = torch.tensor([[-0.5, -0.5], [27.5, 13.5]])
-    assert to_frame(corners, (28, 14), (112, 112)).tolist() == [[-0.5, -0.5], [111.5, 111.5]]
+    assert read.flatten().tolist() == pytest.approx([1, 11, 2.5])
+    assert read_field(torch.tensor([[[3.0]]]), torch.tensor([[0.0, 0.0], [4.0, -2.0]])).flatten().tolist() == [3, 3]
 
 
 def test_magnitude_and_mean():
@@ -182,11 +175,13 @@ def test_drawings_show_the_numbers():
     assert dots.tolist() == [[3, -7], [120, 4]]  # matplotlib wants (x, y)
     assert points_ax.get_xlim()[1] > 120 and points_ax.get_ylim()[1] < -7 < points_ax.get_ylim()[0]  # y grows downwards
     field = torch.tensor([3.0, -4.0]).repeat(9).view(18, 1, 1).expand(18, 28, 28)
-    assert draw_quiver(field, quiver_ax, (112, 112), every=2) is quiver_ax
+    before = torch.tensor([[4.0, 4.0], [1.5, 2.5]])
+    assert draw_quiver(field, quiver_ax, before, every=2) is quiver_ax
     arrows = quiver_ax.collections[0]
     assert len(arrows.U) == 14 * 14 and arrows.U[0] == pytest.approx(-16) and arrows.V[0] == pytest.approx(12)
-    assert draw_magnitude(field, map_ax, (112, 112)) is map_ax
-    assert map_ax.images[0].get_array().max() == 5 and map_ax.images[0].get_extent() == [-0.5, 111.5, 111.5, -0.5]
+    assert arrows.get_offsets()[1].tolist() == [10.5, 1.5]  # (x, y) of position (0, 2)
+    assert draw_magnitude(field, map_ax, before) is map_ax
+    assert map_ax.images[0].get_array().max() == 5 and map_ax.images[0].get_extent() == [0.5, 112.5, 111.5, -0.5]
     plt.close(figure)
 
 
@@ -240,8 +235,9 @@ def test_many_positions_at_once_and_where_they_rest():
     fields = [Field(torch.randn(18, 6, 7), before=torch.tensor([[4.0, 2.0], [1.5, 0.5]])), Field(torch.randn(18, 6, 7))]
     places = positions_of(fields[-1])
     assert places.shape == (42, 2) and places[8].tolist() == [1, 1]
-    grid = look_back(fields, places)
-    assert grid.shape == (42, 81, 2) and grid[8].equal(sampling_points(fields, (1, 1)))
+    grid = sampling_points(fields, places)
+    assert grid.shape == (42, 81, 2) and torch.allclose(grid[8], sampling_points(fields, (1, 1)), atol=1e-5)
+    assert sampling_points(fields, places.view(6, 7, 2)).equal(grid.view(6, 7, 81, 2))
     assert torch.allclose(
         resting(fields, places), places * torch.tensor([4.0, 2.0]) + torch.tensor([1.5, 0.5]), atol=1e-5
     )
@@ -370,11 +366,6 @@ def test_effective_dilation(taps, dilation, expected):
     assert torch.allclose(effective_dilation(field), torch.tensor(expected).double())
 
 
-def test_statistics_by_group():
-    found = summarise(torch.tensor([1.0, 3.0, 10.0]), ["sad", "sad", "joy"])
-    assert found == {"joy": (10.0, 0.0, 1), "sad": (2.0, 1.0, 2)}
-
-
 def test_the_body_is_what_differs_from_the_wall():
     frames = torch.linspace(0.3, 0.6, 20).view(1, 20, 1).repeat(3, 1, 20)
     frames[1, 5:15, 8:12] += 0.2
@@ -391,13 +382,14 @@ def test_fitted_similarity(degrees, scale):
     assert torch.allclose(similarity(degrees, scale).double(), turn_of(degrees, scale), atol=1e-6)
 
 
-def test_turned_clips():
-    clips = torch.zeros(1, 1, 2, 9, 9)
+def test_the_clip_is_turned_and_scaled_as_said():
+    """What `follow` shows the network the second time."""
+    clips, seen = torch.zeros(1, 1, 2, 9, 9), []
     clips[0, 0, :, 4, 7] = 1.0  # right of the middle
-    turned = turn_clips(clips, 90)
-    assert turned[0, 0, 1].argmax() == 1 * 9 + 4 and turned.max() == pytest.approx(1.0, abs=1e-4)  # above it
-    assert turn_clips(clips, 180)[0, 0, 0].argmax() == 4 * 9 + 1
-    assert turn_clips(clips, scale=1 / 3)[0, 0, 0].argmax() == 4 * 9 + 5
+    for degrees, scale in ((90, 1.0), (180, 1.0), (0, 1 / 3)):
+        follow(lambda given: seen.append(given) or [constant(0 * GRID, 9)], clips, degrees, scale)
+    above, left, near = (given[0, 0, 1].argmax().item() for given in seen[1::2])
+    assert (above, left, near) == (1 * 9 + 4, 4 * 9 + 1, 4 * 9 + 5) and seen[1].shape == clips.shape
 
 
 @pytest.mark.parametrize(("degrees", "scale"), [(30, 1.0), (-15, 1.3), (0, 0.8)])
@@ -496,6 +488,39 @@ def test_alarms(push, alarm):
         assert messages[0].startswith("0: ")
 
 
+def test_torchvisions_layer_has_alarms_and_influence_too():
+    layer = torchvision.ops.DeformConv2d(1, 1, 3, stride=2)
+    nn.init.ones_(layer.weight)
+    offset = torch.full((1, 18, 4, 4), 0.25, requires_grad=True)
+    with record_offsets(layer) as calls:
+        node = layer(torch.rand(1, 1, 10, 10), 1 * offset)[0, 0, 2, 1]
+        layer(torch.rand(1, 1, 10, 10), offset + 40)
+    influence = sampling_influence(node, calls[0])
+    assert influence.count_nonzero() == 9 and (influence[0, :, 2, 1] > 0).all()
+    with pytest.warns(OffsetWarning, match="the layer: offsets explode, 57 pixels on a map of 10"):
+        assert len(check_offsets(calls)) == 1
+
+
+def test_half_precision_offsets_give_whole_points():
+    """A bfloat16 offset holds 0.5, but a bfloat16 place cannot tell 300 from 300.5."""
+    layer = DeformConv2d(1, 1, 3, padding=1).bfloat16()
+    nn.init.constant_(layer.offset_branch.bias, 0.5)
+    with record_offsets(layer) as calls, torch.no_grad():
+        layer(torch.zeros(1, 1, 4, 400, dtype=torch.bfloat16))
+    assert sampling_points([calls[0].field()], (2, 300)).mean(0).tolist() == pytest.approx([2.5, 300.5], abs=1e-4)
+
+
+def test_colours_stay_apart_for_colour_blind_eyes():
+    """As red-blind and green-blind people see them (matrices of Vienot and others 1999), no two of the three look alike."""
+    to_rgb = matplotlib.colors.to_rgb
+    linear = torch.tensor([to_rgb(name) for name in (POINT, POSITION, ARROW)]).double() ** 2.2
+    for red, green, lift in ((0.11238, 0.88762, 0.00401), (0.29275, 0.70725, -0.02234)):
+        seen = torch.stack(
+            [red * linear[:, 0] + green * linear[:, 1], lift * (linear[:, 0] - linear[:, 1]) + linear[:, 2]], 1
+        )
+        assert torch.pdist(seen.clamp(0, 1) ** (1 / 2.2)).min() > 0.25
+
+
 def test_one_field_a_filter_raises_no_false_alarm():
     layer = DeformConv2d(1, 7, 3, padding=1, per_filter=True)
     with record_offsets(layer) as calls:
@@ -509,7 +534,7 @@ def test_directions_go_round():
         field = constant(torch.tensor([[dy, dx]]).expand(9, 2)).offset
         assert offset_direction(field)[2, 3].item() == pytest.approx(degrees, abs=1e-5)
         figure, ax = plt.subplots()
-        assert draw_direction(field, ax, (48, 48)) is ax
+        assert draw_direction(field, ax, torch.tensor([[4.0, 4.0], [1.5, 1.5]])) is ax
         assert ax.images[0].get_clim() == (-180, 180) and ax.images[0].get_extent() == [-0.5, 47.5, 47.5, -0.5]
         plt.close(figure)
 
@@ -521,6 +546,6 @@ def test_weights_colour_the_points_with_the_heaviest_on_top():
     assert ax.collections[0].get_offsets().tolist() == [[3, 3], [1, 1], [5, 2]]
     assert ax.collections[0].get_array().tolist() == pytest.approx([0.1, 0.5, 2.0])
     assert figure.axes[1].get_ylabel() == "weight x mask"
-    whole = look_back([STILL], positions_of(STILL))
+    whole = sampling_points([STILL], positions_of(STILL))
     assert len(draw_points(whole, ax).collections[-1].get_offsets()) == 144 * 9  # the whole grid at once
     plt.close(figure)

@@ -1,0 +1,196 @@
+"""The pictures of README.md, from the committed example networks: writes results/gallery and the texts between README's marks.
+
+Numbers in the texts come from the arrays that are drawn. The screenshot needs Chromium and playwright; without them it stays as it is.
+"""
+
+import importlib.util
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from deformlib.bodies import make_corpus, plan_corpus, replacing
+from deformlib.explorer import Explorer, Looks, look
+from deformlib.frames import read_clip
+from deformlib.network import VideoNet, load_network
+from deformlib.offsets import (
+    POINT,
+    draw_direction,
+    draw_frame,
+    draw_magnitude,
+    draw_map,
+    draw_points,
+    draw_quiver,
+    offset_magnitude,
+    point_weights,
+    receptive_field,
+    resting,
+    sampling_points,
+    save_film,
+)
+
+ROOT = Path(__file__).parent.parent
+RUNS, GALLERY = ROOT / "results" / "example-classroom", ROOT / "results" / "gallery"
+PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable one
+
+
+def load() -> tuple[dict[str, VideoNet], torch.Tensor, torch.Tensor]:
+    """Both example networks; a clip of joy by an actor they never saw, as they see it and larger."""
+    nets = {
+        name: load_network(RUNS / f"classroom-{name}-by_actor-0.safetensors")[0] for name in ("plain", "deformable")
+    }
+    record, config = json.loads((RUNS / "classroom-deformable-by_actor-0.json").read_text()), nets["plain"].config
+    unseen = [clip for clip in plan_corpus() if f"a{clip.actor:02d}" in record["split"]["held_out"]]
+    plan = [clip for clip in unseen if clip.name[3:6] == "joy"][:1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_corpus(folder, plan) / plan[0].name
+        small, large = (torch.from_numpy(read_clip(path, config.length, size)) / 255 for size in (config.size, 96))
+    return nets, small, large
+
+
+def save(name: str, figure: plt.Figure) -> None:
+    """One picture of the gallery."""
+    with replacing(GALLERY / name) as beside:
+        figure.savefig(beside, dpi=80)
+    plt.close(figure)
+
+
+def moved(seen: Looks, step: int, layer: int, depth: int, place: tuple[int, int]) -> float:
+    """How far the points of a position are from where a plain network looks, in pixels of the frame."""
+    stack = seen.stack(step, layer, depth)
+    at_rest = [replace(field, offset=0 * field.offset) for field in stack]
+    return (sampling_points(stack, place) - sampling_points(at_rest, place)).norm(dim=1).mean().item()
+
+
+def draw(seen: Looks, step: int, depth: int, place: tuple[int, int], ax: plt.Axes, **options) -> plt.Axes:
+    """The points of a position, `depth` layers deep, counted from layer 1, on the frame of their step."""
+    stack = seen.stack(step, depth - 1, depth)
+    return draw_points(
+        sampling_points(stack, place), draw_frame(seen.frames[step], ax), resting(stack, place), **options
+    )
+
+
+def screenshot(explorer: Explorer) -> None:
+    """The explorer as a page shows it."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None or importlib.util.find_spec("playwright") is None:
+        print("explorer.png stays as it is: Chromium and playwright are needed for a new one.")
+        return
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as play:
+        path = explorer.export_html(Path(folder) / "explorer.html")
+        with play.chromium.launch(executable_path=program, args=["--no-sandbox"]) as chromium:
+            page = chromium.new_page(viewport={"width": 960, "height": 700})
+            page.goto(path.as_uri())
+            with replacing(GALLERY / "explorer.png") as beside:
+                page.locator(".deformlib-explorer").screenshot(path=beside)
+
+
+def main() -> None:
+    """Draw everything, and put the texts between the marks of README.md."""
+    torch.set_num_threads(1)
+    GALLERY.mkdir(parents=True, exist_ok=True)
+    nets, clip, large = load()
+    looks = {name: look(net, clip, large) for name, net in nets.items()}
+    plain, seen, config = looks["plain"], looks["deformable"], nets["deformable"].config
+    middle = (config.map_size // 2, config.map_size // 2)
+    step = config.deform_steps[0][1]
+    texts = {}
+
+    def film(step: int, ax: plt.Axes) -> None:
+        draw_frame(seen.frames[step], ax)
+        for looked, colour in ((plain, PLAIN), (seen, POINT)):
+            y, x = sampling_points(looked.stack(step, 2, 3), middle).T
+            ax.scatter(x, y, s=4, linewidths=0, zorder=3, color=colour)
+        ax.set(title=f"step {step + 1} of {config.steps}", xlim=(-8, 104), ylim=(104, -8))
+        ax.axis("off")
+
+    save_film(film, range(config.steps), GALLERY / "offsets.gif", size=3.0)
+    far = max(moved(seen, at, 2, 3, middle) for at in range(config.steps))
+    texts["offsets.gif"] = (
+        f"A figure raises its arms; at each of {config.steps} steps, 729 points show where three trained layers look from the middle of the "
+        f"map, up to {far:.1f} of 96 pixels away, on average, from the gray grid of a plain network"
+    )
+
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
+    for depth, ax in zip((1, 2, 3), axes):
+        weights = point_weights(seen.stack(step, depth - 1, depth), middle)
+        draw(seen, step, depth, middle, ax, weights=weights).set_title(f"{9**depth} points")
+    save("points.png", figure)
+    distances = ", ".join(f"{moved(seen, step, depth - 1, depth, middle):.1f}" for depth in (1, 2, 3))
+    texts["points.png"] = (
+        f"Where one position looks, one, two and three layers deep: 9, 81 and 729 points, coloured by weight, "
+        f"{distances} pixels from where they would be without offsets"
+    )
+
+    (field,) = seen.stack(step, 0)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), layout="constrained")
+    draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.before)
+    draw_magnitude(field.offset, axes[1], field.before)
+    draw_direction(field.offset, axes[2], field.before)
+    save("field.png", figure)
+    sizes = offset_magnitude(field.offset)
+    texts["field.png"] = (
+        f"The whole field of the first layer at step {step}: mean offsets as arrows, magnitude (mean {sizes.mean():.2f}, "
+        f"largest {sizes.max():.2f} map pixels), and direction"
+    )
+
+    figure, axes = plt.subplots(2, 3, figsize=(6.5, 4.6), layout="constrained")
+    for row, (name, looked) in zip(axes, looks.items()):
+        for at, ax in zip(config.deform_steps[0], row):
+            draw(looked, at, 1, middle, ax).set_title(f"{name}, step {at}")
+    save("plain_and_deformable.png", figure)
+    steps = [moved(seen, at, 0, 1, middle) for at in config.deform_steps[0]]
+    texts["plain_and_deformable.png"] = (
+        f"The nine taps of layer 1 at three steps: above a square in the plain network, below moved by "
+        f"{', '.join(f'{each:.1f}' for each in steps)} pixels in the deformable one"
+    )
+
+    at, fields = config.deform_steps[2][1], {}
+    for name, net in nets.items():
+        pixels = clip[None].clone().requires_grad_()
+        hidden = []  # states of layer 3
+        hook = net.recurrent[2].register_forward_hook(lambda layer, given, output, kept=hidden: kept.append(output[0]))
+        net(pixels)
+        hook.remove()
+        fields[name] = receptive_field(hidden[0][(0, slice(None), at, *middle)].norm(), pixels).sum(0)
+    figure, axes = plt.subplots(2, 2, figsize=(6, 4.8), layout="constrained")
+    for row, (name, looked) in zip(axes, looks.items()):
+        draw(looked, at, 3, middle, row[0]).set_title(f"{name}: 729 dots")
+        draw_map(fields[name], row[1], label="|gradient|").set_title("effective receptive field")
+    save("receptive_field.png", figure)
+    shared = torch.stack([field.flatten() / field.sum() for field in fields.values()]).amin(0).sum()
+    texts["receptive_field.png"] = (
+        f"Dots beside what really counts, the gradient to the pixels: the effective receptive fields of the plain and the "
+        f"deformable network share {100 * shared:.0f} %, however different their dots"
+    )
+
+    screenshot(Explorer(looks, "Joy, by an actor the networks never saw (not GEMEP)", step=step, layer=2, depth=3))
+    texts["explorer.png"] = (
+        "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
+    )
+
+    pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
+    blocks = {"film": pictures.pop("offsets.gif"), "gallery": "\n".join(pictures.values())}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
+        readme, found = re.subn(marks, lambda match, block=block: match[1] + block + match[2], readme, flags=re.DOTALL)
+        if not found:
+            print(
+                f"README.md has no marks <!-- {name} --> and <!-- end of {name} -->; this belongs between them:\n\n{block}"
+            )
+    with replacing(ROOT / "README.md") as beside:
+        beside.write_text(readme, encoding="utf-8")
+    weight = sum(file.stat().st_size for file in GALLERY.iterdir())
+    print(f"results/gallery: {len(texts)} pictures, {weight / 1e3:.0f} kB, none from GEMEP")
+
+
+if __name__ == "__main__":
+    main()
