@@ -71,6 +71,7 @@ def study(options: argparse.Namespace) -> None:
     from .bodies import make_corpus
     from .mocap import has_motion, motion_corpus
     from .corpus import Corpus
+    from .mocap import has_motion, motion_corpus
     from .results import write_tables
     from .study import FITTERS, RECIPES, STUDIES, StudyError, cost, run
 
@@ -94,7 +95,7 @@ def study(options: argparse.Namespace) -> None:
     corpus = Corpus(folder, network.size, network.in_channels == 3)
     experiments = chosen.experiments(corpus, options.seeds and range(options.seeds), recipe)
     workers = options.workers or (1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1))
-    print(f"{options.name}: {chosen.question}\n{cost(experiments, results, workers)}")
+    print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}")
     run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
     write_tables(results)
     print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")

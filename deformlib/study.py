@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SPLITS', 'Fitter', 'BOTH', 'CONTROLS', 'FRAMES', 'CORES', 'FITTERS', 'STUDIES', 'WARPS', 'Recipe',
            'StudyError', 'Experiment', 'make_split', 'count_parameters', 'multiply_adds', 'widened', 'Outcome',
-           'NetworkFitter', 'Study', 'commit', 'source', 'machine', 'record', 'robustness', 'run']
+           'NetworkFitter', 'Study', 'commit', 'source', 'machine', 'record', 'robustness', 'run', 'least_seconds',
+           'cost']
 
 # %% ../notebooks/11_full_gpu_training.ipynb #da07759f
 import json
@@ -29,6 +30,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -431,6 +433,41 @@ def run(
         if waiting:
             time.sleep(1)
     return [found[experiment] for experiment in experiments]
+
+# %% ../notebooks/11_full_gpu_training.ipynb #b1a3b03f
+def least_seconds(experiment: Experiment, corpus: Corpus) -> float:
+    """Seconds that the arithmetic of a run takes at the rate of a matrix product here: no run is faster, most need 3 to 10 times as long.
+
+    Three forward passes for each training clip (one forwards, two for the gradients); a multiply-add counts once.
+    """
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    matrix = torch.rand(1024, 1024, device=device, dtype=dtype)
+    product = Timer("matrix @ matrix", globals={"matrix": matrix}).blocked_autorange().median
+    training = RECIPES[experiment.recipe].training
+    clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
+    net = NetworkFitter().network(experiment, len(corpus.classes))
+    return 3 * multiply_adds(net) * clips * product / 1024**3
+
+
+def cost(experiments: Sequence[Experiment], folder: str | Path, corpus: Corpus, workers: int = 1) -> str:
+    """What the runs without a record will take, in words: from records in `folder` and beside it, else from arithmetic."""
+    folder, here = Path(folder), machine()["device"].split(",")[0]
+    missing = [experiment for experiment in experiments if not (folder / f"{experiment.name}.json").exists()]
+    recipe, seconds = experiments[0].recipe, []
+    for path in folder.parent.glob(f"*/{recipe}-*.json"):
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier["device"].split(",")[0] == here:
+            seconds.append(earlier["seconds"])
+    said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
+    if not missing:
+        return said
+    each = float(np.median(seconds)) if seconds else least_seconds(missing[0], corpus)
+    basis = (
+        f"as {len(seconds)} earlier runs of this recipe"
+        if seconds
+        else "from arithmetic alone, no run of this recipe is recorded here"
+    )
+    return f"{said}: {'about' if seconds else 'at least'} {len(missing) * each / workers / 60:.0f} minutes ({basis})"
 
 # %% ../notebooks/11_full_gpu_training.ipynb #237b9390
 def _share(workers: int, *words) -> None:

@@ -13,21 +13,29 @@ from safetensors.torch import load_file
 
 from deformlib import __main__, study
 from deformlib.corpus import Corpus
+from deformlib.network import VideoNet
 from deformlib.results import load_records, runs_table
-from deformlib.study import Experiment, StudyError, make_network, make_split, run, table1_experiments
+from deformlib.study import FITTERS, STUDIES, Experiment, NetworkFitter, StudyError, make_split, run
+
+CLASSROOM = STUDIES["classroom"]
+
+
+def make_network(model: str, seed: int) -> VideoNet:
+    """The untrained network of a tiny run with three classes."""
+    return FITTERS[model].network(Experiment("", "by_actor", model, seed, "tiny"), 3)
 
 
 @pytest.fixture(scope="module")
 def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a whole tiny study of two seeds."""
     folder = tmp_path_factory.mktemp("results")
-    run(table1_experiments(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
+    run(CLASSROOM.experiments(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
     return folder
 
 
 def test_the_list_holds_every_comparison_whole(corpus: Corpus):
     """Two models, two splits, each seed; all names differ; a seed is complete before the next begins."""
-    experiments = table1_experiments(corpus, seeds=(0, 1, 2))
+    experiments = CLASSROOM.experiments(corpus, seeds=(0, 1, 2))
     assert len(experiments) == len({experiment.name for experiment in experiments}) == 12
     assert [experiment.seed for experiment in experiments] == [0] * 4 + [1] * 4 + [2] * 4
     assert {(e.model, e.split) for e in experiments[:4]} == {(m, s) for m in ("plain", "deformable") for s in ("by_actor", "by_copy")}
@@ -40,19 +48,19 @@ def test_without_actors_the_clean_split_is_by_clip(videos: Path, corpus: Corpus,
     for path in videos.glob("*.avi"):
         shutil.copy(path, folder)
     nameless = Corpus(folder, size=32, cache=corpus.cache)
-    assert {e.split for e in table1_experiments(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
+    assert {e.split for e in CLASSROOM.experiments(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
     assert len(nameless.classes) == 17 and set(nameless.labels) == {3, 10, 16}
 
 
 def test_models_of_a_seed_start_alike(corpus: Corpus):
     """Plain and deformable differ in their offset branches alone, which start at zero; another seed differs in everything."""
-    plain, deformable = (make_network(Experiment("", "by_actor", model, 4, "tiny"), 3) for model in ("plain", "deformable"))
+    plain, deformable = (make_network(model, 4) for model in ("plain", "deformable"))
     weights, more = plain.state_dict(), deformable.state_dict()
     assert {name for name in more if name not in weights} == {name for name in more if "offset_branch" in name} != set()
     assert all(not value.any() for name, value in more.items() if "offset_branch" in name)
     clips = torch.rand(2, 1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(plain.eval()(clips), deformable.eval()(clips), atol=1e-6)
-    other = make_network(Experiment("", "by_actor", "plain", 5, "tiny"), 3)
+    other = make_network("plain", 5)
     assert not torch.allclose(other.eval()(clips), plain(clips), atol=1e-3)
 
 
@@ -84,7 +92,7 @@ def test_records_say_where_every_number_is_from(finished: Path, corpus: Corpus):
 
 def test_done_runs_are_not_done_again(finished: Path, corpus: Corpus, monkeypatch):
     """The second call trains nothing; a missing record is made again, equal but for its times."""
-    experiments = table1_experiments(corpus, seeds=(0, 1), recipe="tiny")
+    experiments = CLASSROOM.experiments(corpus, seeds=(0, 1), recipe="tiny")
     name = f"{experiments[3].name}.json"
     before = {path.name: path.stat().st_mtime_ns for path in finished.glob("*.json")}
     wanted = json.loads((finished / name).read_text())
@@ -125,7 +133,7 @@ def test_a_run_broken_off_goes_on(corpus: Corpus, tmp_path: Path, monkeypatch):
 
 def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Corpus, tmp_path: Path, monkeypatch):
     """Two processes with one thread each give the records that one gives, in the order of the list."""
-    experiments = table1_experiments(corpus, seeds=(0,), recipe="tiny")
+    experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")
     monkeypatch.setattr(study, "fit", None)  # this process does none of it
     shared = run(experiments, tmp_path, corpus.cache, workers=2)
     assert [record["name"] for record in shared] == [experiment.name for experiment in experiments]
@@ -144,7 +152,7 @@ def test_a_failing_worker_is_an_error(corpus: Corpus, tmp_path: Path):
 
 def test_records_of_other_settings_are_not_taken(finished: Path, corpus: Corpus, monkeypatch):
     """A recipe that has changed since makes the old record an error, not a result."""
-    experiments = table1_experiments(corpus, seeds=(0,), recipe="tiny")
+    experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")
     recipe = study.RECIPES["tiny"]
     changed = {"training": replace(recipe.training, lr=1e-4), "network": replace(recipe.network, hidden=(8, 8, 4))}
     for name, value in changed.items():
@@ -160,15 +168,15 @@ def test_records_of_other_data_are_not_mixed_in(finished: Path, corpus: Corpus, 
     next(fewer.glob("*joy*.avi")).unlink()
     other = Corpus(fewer, size=32, cache=corpus.cache)
     with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.json: a record from another corpus"):
-        run(table1_experiments(other, seeds=(0,), recipe="tiny"), finished, corpus.cache)
+        run(CLASSROOM.experiments(other, seeds=(0,), recipe="tiny"), finished, corpus.cache)
 
 
 @pytest.mark.parametrize("word", ["split", "model", "recipe"])
-def test_unknown_words_are_refused(word: str):
-    """A misspelt experiment is refused at once, with the known words."""
+def test_unknown_words_are_refused(word: str, tmp_path: Path):
+    """A misspelt experiment is refused before anything is trained, with the known words."""
     good = {"corpus": "x", "split": "by_actor", "model": "plain", "seed": 0, "recipe": "tiny"}
-    with pytest.raises(StudyError, match="take one of these"):
-        Experiment(**good | {word: "nonsense"})
+    with pytest.raises(StudyError, match="no 'nonsense' in .*take one of these"):
+        run([Experiment(**good | {word: "nonsense"})], tmp_path)
 
 
 def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, capsys, monkeypatch):
