@@ -65,41 +65,44 @@ def make(options: argparse.Namespace) -> None:
 
 
 def study(options: argparse.Namespace) -> None:
-    """Say what a study costs, do its runs that are missing, and write its tables."""
+    """Say what a study costs, do its runs that are missing, and write its tables; torchrun starts it in several processes."""
     import torch
 
     from .bodies import make_corpus
-    from .mocap import has_motion, motion_corpus
     from .corpus import Corpus
     from .mocap import has_motion, motion_corpus
     from .results import write_tables
     from .study import FITTERS, RECIPES, STUDIES, StudyError, cost, run
+    from .training import processes
 
-    studies, fitters = STUDIES, FITTERS
-    if options.name not in studies:
-        raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(studies)}.")
-    chosen, folder, results = studies[options.name], options.corpus, options.results
+    if options.name not in STUDIES:
+        raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(STUDIES)}.")
+    chosen, folder, results = STUDIES[options.name], options.corpus, options.results
     recipe = options.recipe or chosen.recipe
     if recipe not in RECIPES:
         raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")
+    if options.name == "real" and folder == DEFAULT_CORPUS:
+        raise StudyError("The study real needs motion capture: name a folder of BVH files with --corpus.")
     if results is None:
         others = [recipe] * (recipe != chosen.recipe) + [folder.resolve().name] * (folder != DEFAULT_CORPUS)
         results = Path("results") / "-".join([options.name, *others])
-    if folder == DEFAULT_CORPUS and options.name == "real":
-        raise StudyError("This study needs motion capture: name a folder of BVH files with --corpus.")
-    if folder == DEFAULT_CORPUS:
-        make_corpus(folder)
-    elif has_motion(folder):
-        folder = motion_corpus(folder, Path("data") / f"{folder.resolve().name}-videos")
-    network = RECIPES[recipe].network
-    corpus = Corpus(folder, network.size, network.in_channels == 3)
+    network, state = RECIPES[recipe].network, processes()
+    with state.main_process_first():  # the others find the videos made and decoded
+        if folder == DEFAULT_CORPUS:
+            make_corpus(folder)
+        elif has_motion(folder):
+            folder = motion_corpus(folder, Path("data") / f"{folder.resolve().name}-videos")
+        corpus = Corpus(folder, network.size, network.in_channels == 3)
     experiments = chosen.experiments(corpus, options.seeds and range(options.seeds), recipe)
-    workers = options.workers or (1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1))
-    print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}")
-    run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
-    write_tables(results)
-    print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
-    print(f"records, weights, tables and figures are in {results}")
+    alone = torch.cuda.is_available() or state.num_processes > 1
+    workers = options.workers or (1 if alone else min(4, os.cpu_count() or 1))
+    if state.is_main_process:
+        print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}", flush=True)
+    run(experiments, results, workers=workers, fitters=FITTERS, warped=chosen.warped)
+    if state.is_main_process:
+        write_tables(results)
+        print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
+        print(f"records, weights, tables and figures are in {results}")
 
 
 def table(options: argparse.Namespace) -> None:

@@ -27,10 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -39,7 +37,17 @@ from .augment import warp
 from .bodies import replacing
 from .corpus import Corpus, Split, by_actor, by_clip, by_copy
 from .network import DEFECTS, NetworkConfig, VideoNet, paper_steps, preset, save_network, select_steps
-from .training import RELEASED_TRAINING, InUseError, TrainConfig, TrainingError, evaluate, fit, held, settings
+from deformlib.training import (
+    RELEASED_TRAINING,
+    InUseError,
+    TrainConfig,
+    TrainingError,
+    evaluate,
+    fit,
+    held,
+    processes,
+    settings,
+)
 
 # %% ../notebooks/11_full_gpu_training.ipynb #af3b4855
 @dataclass(frozen=True)
@@ -328,6 +336,8 @@ def machine() -> dict:
         except ModuleNotFoundError:  # Colab carries OpenCV under another name
             versions[package] = None
     device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, threads a run: {torch.get_num_threads()}"
+    if (count := processes().num_processes) > 1:
+        device += f", {count} processes"
     return {"device": device, "python": platform.python_version(), "versions": versions, "commit": commit()}
 
 
@@ -436,38 +446,38 @@ def run(
 
 # %% ../notebooks/11_full_gpu_training.ipynb #b1a3b03f
 def least_seconds(experiment: Experiment, corpus: Corpus) -> float:
-    """Seconds that the arithmetic of a run takes at the rate of a matrix product here: no run is faster, most need 3 to 10 times as long.
+    """Seconds that the arithmetic of a run takes at the rate of matrix products here: no run is faster.
 
-    Three forward passes for each training clip (one forwards, two for the gradients); a multiply-add counts once.
+    Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once.
     """
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    matrix = torch.rand(1024, 1024, device=device, dtype=dtype)
-    product = Timer("matrix @ matrix", globals={"matrix": matrix}).blocked_autorange().median
+    matrix, products = torch.full((1024, 1024), 1 / 1024, device=device, dtype=dtype), 30
+    for repeat in range(2):  # the first time warms up
+        started, product = time.perf_counter(), matrix
+        for _ in range(products):
+            product = product @ matrix
+        product.sum().item()  # a GPU has finished only now
+        rate = products * 1024**3 / (time.perf_counter() - started)
     training = RECIPES[experiment.recipe].training
     clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
-    net = NetworkFitter().network(experiment, len(corpus.classes))
-    return 3 * multiply_adds(net) * clips * product / 1024**3
+    return 3 * multiply_adds(NetworkFitter().network(experiment, len(corpus.classes))) * clips / rate
 
 
 def cost(experiments: Sequence[Experiment], folder: str | Path, corpus: Corpus, workers: int = 1) -> str:
     """What the runs without a record will take, in words: from records in `folder` and beside it, else from arithmetic."""
     folder, here = Path(folder), machine()["device"].split(",")[0]
     missing = [experiment for experiment in experiments if not (folder / f"{experiment.name}.json").exists()]
-    recipe, seconds = experiments[0].recipe, []
-    for path in folder.parent.glob(f"*/{recipe}-*.json"):
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        if earlier["device"].split(",")[0] == here:
-            seconds.append(earlier["seconds"])
     said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
     if not missing:
         return said
+    files = folder.parent.glob(f"*/{missing[0].recipe}-*.json")
+    earlier = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    seconds = [done["seconds"] for done in earlier if done["device"].split(",")[0] == here]
     each = float(np.median(seconds)) if seconds else least_seconds(missing[0], corpus)
-    basis = (
-        f"as {len(seconds)} earlier runs of this recipe"
-        if seconds
-        else "from arithmetic alone, no run of this recipe is recorded here"
-    )
-    return f"{said}: {'about' if seconds else 'at least'} {len(missing) * each / workers / 60:.0f} minutes ({basis})"
+    minutes = max(1, round(len(missing) * each / workers / 60))
+    if seconds:
+        return f"{said}: about {minutes} min, as the median of {len(seconds)} earlier runs of this recipe"
+    return f"{said}: at least {minutes} min, the bare arithmetic, for no run of this recipe is recorded here"
 
 # %% ../notebooks/11_full_gpu_training.ipynb #237b9390
 def _share(workers: int, *words) -> None:
@@ -505,7 +515,7 @@ def _work(experiments, folder, cache, fitters, warped) -> None:
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitter, warped: bool) -> dict:
     """The record of an experiment, made if it is missing; InUseError if another process is making it."""
     path, split = folder / f"{experiment.name}.json", make_split(experiment, corpus)
-    lock, state = folder / f".{experiment.name}.lock", PartialState()
+    lock, state = folder / f".{experiment.name}.lock", processes()
 
     def finished() -> dict | None:
         if not path.exists():
@@ -546,7 +556,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
 def _agreed(work: Callable[[], dict | None]) -> dict | None:
     """What the first of several processes finds, for all of them, its refusal included."""
     found = None
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         try:
             found = work()
         except (StudyError, TrainingError) as error:

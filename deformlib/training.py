@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RELEASED_TRAINING', 'TrainingError', 'InUseError', 'TrainConfig', 'learning_rate', 'make_optimizer', 'step_pairs',
-           'ahead', 'evaluate', 'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'train_step', 'held',
-           'settings', 'close_epoch', 'fit', 'draw_history', 'LiveCurve']
+           'ahead', 'processes', 'evaluate', 'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'train_step',
+           'find_batch', 'held', 'settings', 'close_epoch', 'fit', 'draw_history', 'LiveCurve']
 
 # %% ../notebooks/10_training.ipynb #bd5272a9
 import hashlib
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -122,6 +123,11 @@ def ahead(load: Callable, work: Iterable) -> Iterator:
             yield loading.result()
 
 
+def processes() -> PartialState:
+    """How many processes work together on this run, and which one this is: one, unless torchrun or accelerate started more."""
+    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available())
+
+
 def evaluate(
     net: nn.Module,
     corpus: Corpus,
@@ -136,7 +142,7 @@ def evaluate(
     copies, as in training; `ORIGINAL` clips have none. change: what each batch of clips goes through first, to test how
     the network bears it. Several processes share the pairs, and each gets all answers.
     """
-    device, was_training, state = next(net.parameters()).device, net.training, PartialState()
+    device, was_training, state = next(net.parameters()).device, net.training, processes()
     broadcast(list(net.buffers()))  # statistics of batch norm are those of the first process everywhere
     mine = np.arange(len(pairs))[state.process_index :: state.num_processes]
     load, starts = loader(corpus, device), range(0, len(mine), batch)
@@ -239,18 +245,52 @@ def train_step(
     The answer stays on the device, so that a GPU need not wait for the CPU.
     """
     sums = torch.zeros(2, device=accelerator.device)
-    for number, (clips, labels) in enumerate(parts, start=1):
-        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-            with accelerator.autocast():
-                logits = model(clips)
-            loss = F.cross_entropy(logits.float(), labels)
-            accelerator.backward(loss / len(parts))
-        sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+    try:
+        for number, (clips, labels) in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+                with accelerator.autocast():
+                    logits = model(clips)
+                loss = F.cross_entropy(logits.float(), labels)
+                accelerator.backward(loss / len(parts))
+            sums += torch.stack([loss.detach() * len(labels), (logits.argmax(1) == labels).sum()])
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        raise TrainingError(
+            f"{len(labels)} clips at a time do not fit into the memory: set accumulate to {2 * config.accumulate}, "
+            f"which takes the batch of {config.batch} in as many parts."
+        ) from error
     if config.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
     optimizer.zero_grad()
     return accelerator.reduce(sums)
+
+# %% ../notebooks/10_training.ipynb #f06596bb
+def find_batch(net: nn.Module, largest: int = 256) -> int:
+    """The most clips, as a power of two, whose forward and backward pass fit into the memory of the card that `net` is on.
+
+    A copy of `net` is tried, so `net` stays as it is. Raises TrainingError on a CPU, and if not even one clip fits.
+    """
+    device, config, fits = next(net.parameters()).device, net.config, 0
+    if device.type != "cuda":
+        raise TrainingError("find_batch asks a GPU: on a CPU memory is no limit, so choose the batch yourself.")
+    while (size := 2 * fits or 1) <= largest:
+        clips = torch.rand(size, config.in_channels, config.length, config.size, config.size, device=device)
+        try:
+            with torch.autocast("cuda", torch.bfloat16 if precision() == "bf16" else torch.float16):
+                deepcopy(net).train()(clips).sum().backward()
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            break
+        finally:
+            del clips
+            torch.cuda.empty_cache()
+        fits = size
+    if not fits:
+        raise TrainingError("Not even one clip fits into the card's memory: take a smaller network or fewer frames.")
+    return fits
 
 # %% ../notebooks/10_training.ipynb #c74e3f45
 @contextmanager
@@ -314,8 +354,9 @@ def fit(
     by it. Several processes (torchrun, accelerate launch) share each batch. Raises TrainingError if the loss is not
     finite, memory or disk are full, or the batch cannot be shared; InUseError if another run has the folder.
     """
-    folder, accelerator = Path(folder), Accelerator(mixed_precision=precision())
-    rank, parts = accelerator.process_index, config.accumulate * accelerator.num_processes
+    folder, rank = Path(folder), processes().process_index
+    accelerator = Accelerator(mixed_precision=precision())
+    parts = config.accumulate * accelerator.num_processes
     if config.batch % parts:
         raise TrainingError(f"A batch of {config.batch} makes no {parts} equal parts: choose a multiple of {parts}.")
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -357,7 +398,7 @@ def fit(
             progress |= {"step": step + 1, "sums": sums.tolist()}
             if not math.isfinite(progress["sums"][0]):
                 raise TrainingError(
-                    f"{folder}: the loss is no longer finite at step {step}; start anew with a lower lr than {config.lr}."
+                    f"{folder}: the loss is no longer finite by step {step}; start anew with a lower lr than {config.lr}."
                 )
             if epoch_ends:
                 row = {

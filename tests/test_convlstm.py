@@ -1,16 +1,19 @@
 """The ConvLSTM: the authors' numbers, PyTorch's LSTM cell, deformable steps, streaming, and what stays out of the loop."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_network import MOVES, NaiveNet, Stack, forward_flops
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from deformlib.convlstm import ConvLSTM, from_released
+from deformlib.convlstm import ConvLSTM
 from deformlib.deform import DeformConv2d, parameter_groups
-from deformlib.network import load_network
+from deformlib.network import NetworkConfig, VideoNet, load_network, paper_steps
 
 DATA = Path(__file__).parent / "data"
 
@@ -18,6 +21,18 @@ DATA = Path(__file__).parent / "data"
 def channels_second(array: np.ndarray) -> torch.Tensor:
     """[B, T, H, W, C] -> [B, C, T, H, W]."""
     return torch.from_numpy(array).permute(0, 4, 1, 2, 3)
+
+
+def from_released(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The authors' arrays, channels last, under the names of our layer."""
+    names = {"input_conv.weight": "wconvInput", "state_conv.weight": "wconvHidden", "B": "gateBias"}
+    for mine, theirs in (("w_x", "wx"), ("w_h", "wh"), ("b", "b")):
+        names |= {f"{mine}.{gate}": theirs + gate for gate in "ifo"}
+    for mine, theirs in (("weight", "kernel"), ("bias", "bias")):
+        names |= {f"deform_conv.{mine}": f"d_{theirs}", f"deform_conv.offset_branch.{mine}": f"d_offset_{theirs}"}
+    orders = {4: (3, 2, 0, 1), 3: (2, 0, 1), 1: (0,)}
+    tensors = {mine: torch.from_numpy(arrays[theirs]) for mine, theirs in names.items() if theirs in arrays}
+    return {name: tensor.permute(orders[tensor.ndim]) for name, tensor in tensors.items()}
 
 
 def authors(name: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
@@ -71,12 +86,6 @@ def test_deformable_cell_with_a_right_border_gives_the_recorded_numbers():
         torch.testing.assert_close(last_h, h_zero[:, :, length - 1], atol=1e-5, rtol=0)
         torch.testing.assert_close(last_c, c_zero[:, :, length - 1], atol=1e-5, rtol=0)
     assert (h_zero - channels_second(ref["h"])).abs().max() > 0.01  # the border matters here
-
-
-def test_the_converter_names_what_is_missing():
-    ref, _ = authors("released_cell_plain.npz")
-    with pytest.raises(ValueError, match="missing: gateBias, whf"):
-        from_released({name: array for name, array in ref.items() if name not in ("gateBias", "whf")})
 
 
 def border_by_hand(image: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -478,3 +487,36 @@ def test_bad_input_is_one_clear_error():
     for steps in ((1, 4), (-1,)):
         with pytest.raises(ValueError, match="do not fit a clip of 4 steps"):
             ConvLSTM(3, 2, deform_steps=steps)(torch.randn(1, 3, 4, 5, 5))
+
+
+SMALL = NetworkConfig(
+    length=8, size=32, conv3d=(4, 6, 8), hidden=(3, 4, 3), conv2d=(5, 6, 7), deform_steps=paper_steps(4)
+)
+
+
+@pytest.mark.parametrize("steps", [SMALL.deform_steps, ((), (), ())])
+def test_the_moves_of_the_benchmark_keep_the_numbers(steps):
+    stack = random_offsets(Stack(replace(SMALL, deform_steps=steps)))
+    x, results = torch.randn(2, 8, 4, 6, 5), []
+    for stack.moves in range(len(MOVES) - 1):
+        h = stack(x)
+        results.append((h, *torch.autograd.grad(h.square().sum(), list(stack.parameters()))))
+    for found in results[1:]:
+        for got, expected in zip(found, results[0], strict=True):
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_naive_network_of_the_benchmark_is_ours():
+    net = random_offsets(VideoNet(SMALL))
+    clips = torch.rand(2, 1, 8, 32, 32)
+    torch.testing.assert_close(NaiveNet(net).eval()(clips), net.eval()(clips), atol=1e-5, rtol=1e-4)
+
+
+def test_the_arithmetic_of_the_benchmark_is_what_pytorch_counts():
+    plain = replace(SMALL, deform_steps=((), (), ()))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        NaiveNet(VideoNet(plain)).eval()(torch.rand(1, 1, 8, 32, 32))
+    linear = 2 * 7 * plain.classes
+    assert forward_flops(plain) == counter.get_total_flops() - linear
+    branches = 2 * 9 * 18 * 8 * 8 * sum(n * c for n, c in zip(map(len, SMALL.deform_steps), (8, 3, 4)))
+    assert forward_flops(SMALL) == forward_flops(plain) + branches

@@ -33,7 +33,7 @@ def test_the_library_is_what_the_notebooks_export(tmp_path: Path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     subprocess.run([Path(sys.executable).with_name("nbdev-export")], cwd=tmp_path, check=True, capture_output=True)
     fresh = {file.name: file.read_text() for file in (tmp_path / "deformlib").glob("[!_]*.py")}
-    kept = {file.name: file.read_text() for file in (ROOT / "deformlib").glob("[!_]*.py")}
+    kept = {file.name: file.read_text() for file in (ROOT / "deformlib").glob("[!_]*.py") if file.name != "colab.py"}  # by hand
     assert sorted(fresh) == sorted(kept)
     for name in kept:
         assert fresh[name] == kept[name], f"{name} differs from its notebook"

@@ -1,13 +1,13 @@
 """The loop learns, stops anywhere, goes on to the same bits, and refuses what is not its own."""
 
+import errno
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,26 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from stress import TINY, survive
+
 from deformlib import training
 from deformlib.corpus import ORIGINAL, Corpus, by_actor, by_copy
-from deformlib.network import NetworkConfig, VideoNet, paper_steps
-from deformlib.training import RELEASED_TRAINING, TrainConfig, TrainingError, evaluate, fit, learning_rate, make_optimizer, step_pairs
-
-TINY = NetworkConfig(
-    classes=3, length=8, size=32, conv3d=(8, 8, 16), hidden=(8, 8, 8), conv2d=(16, 16, 16), deform_steps=paper_steps(4)
+from deformlib.network import VideoNet
+from deformlib.training import (
+    RELEASED_TRAINING,
+    InUseError,
+    TrainConfig,
+    TrainingError,
+    ahead,
+    evaluate,
+    find_batch,
+    fit,
+    held,
+    learning_rate,
+    make_optimizer,
+    step_pairs,
 )
+
 BRIEF = TrainConfig(epochs=2, epoch_steps=3, batch=4)
 
 
@@ -31,6 +43,31 @@ def fresh() -> VideoNet:
     """The same untrained network every time."""
     torch.manual_seed(3)
     return VideoNet(TINY)
+
+
+@dataclass
+class Lens:
+    """What `fit` needs to know of a network that is none of ours."""
+
+    length: int = 8
+
+
+class Small(nn.Module):
+    """Some other network, without batch norm, so that every clip counts alike however a batch is shared."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = Lens()
+        self.filter, self.linear = nn.Conv3d(1, 4, 5, stride=(1, 2, 2)), nn.Linear(4, 3)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.linear(10 * self.filter(clips).relu().mean((2, 3, 4)))
+
+
+def small() -> Small:
+    """The same one every time."""
+    torch.manual_seed(4)
+    return Small()
 
 
 def difference(one: nn.Module, other: nn.Module) -> float:
@@ -142,31 +179,11 @@ def test_a_stopped_run_ends_with_the_same_bits(corpus: Corpus, tmp_path: Path, m
     assert [row | UNTIMED for row in got] == [row | UNTIMED for row in wanted]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_killed_process_loses_nothing_whole(videos: Path, tmp_path: Path):
-    """kill -9 at an arbitrary moment: what lies there is a whole checkpoint or none, and the next call finishes."""
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_training import *\n"
-        "corpus = Corpus(sys.argv[2], size=32, cache=sys.argv[3] + '/cache')\n"
-        "net = fresh()\n"
-        "fit(net, corpus, by_actor(corpus), TrainConfig(epochs=3, epoch_steps=4, batch=4), sys.argv[3] + '/run', checkpoint_seconds=0)\n"
-        "print(sum(p.double().sum().item() for p in net.parameters()))\n"
-    )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(videos), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read().decode()
-    again = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert again.returncode == 0, again.stderr
-    (tmp_path / "run").rename(tmp_path / "interrupted")
-    straight = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    said, end = again.stdout.splitlines()
-    assert "goes on from step" in said and "of 12" in said
-    assert [end] == straight.stdout.splitlines()
+    """kill -9 at random moments: what lies there is a whole checkpoint, and the end is the same; `make stress` kills more often."""
+    steps = survive(3, videos, tmp_path)
+    assert steps == sorted(set(steps)) and steps[0] > 0  # each life went on from further than the one before
 
 
 def test_every_step_has_the_rate_of_its_schedule(corpus: Corpus, tmp_path: Path, monkeypatch):
@@ -199,11 +216,11 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(corpus: Corpus,
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(corpus: Corpus, tmp_path: Path):
-    """Training does not go on with broken numbers, and says at which step it broke."""
+    """Training does not go on with broken numbers nor save them, and says by which step it broke."""
     net = fresh()
     with torch.no_grad():
         net.linear.bias[0] = torch.inf
-    with pytest.raises(TrainingError, match="step 0; start anew with a lower lr"):
+    with pytest.raises(TrainingError, match="no longer finite by step 2; start anew with a lower lr"):
         fit(net, corpus, by_actor(corpus), BRIEF, tmp_path)
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
@@ -218,6 +235,144 @@ def test_mixed_precision_computes_the_same_to_two_digits(corpus: Corpus):
         with torch.autocast(accelerator.device.type, torch.bfloat16):
             rough = net(clips).float().softmax(1)
     assert (exact - rough).abs().max() < 0.02
+
+
+def test_any_network_can_be_trained(corpus: Corpus, tmp_path: Path):
+    """A network that maps clips to logits and knows its length; without offsets there are none to watch."""
+    net, split = small(), by_actor(corpus)
+    history = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path)
+    assert history[-1]["offsets"] == [] and difference(net, small()) > 0
+    assert evaluate(net, corpus, split.val).shape == (len(split.val), 3)
+    assert all(row["clips_per_second"] > 0 and 0 < row["data_share"] < 1 for row in history)
+    assert "network" in (tmp_path / "checkpoint.safetensors").read_bytes()[:5000].decode(errors="replace")
+
+
+def test_a_batch_in_parts_makes_the_same_step(corpus: Corpus, tmp_path: Path):
+    """Gradients of the parts add up to that of the batch; a batch that makes no equal parts is refused."""
+    config, split = TrainConfig(epochs=2, epoch_steps=4, batch=6), by_actor(corpus)
+    whole, parts = small(), small()
+    wanted = fit(whole, corpus, split, config, tmp_path / "whole")
+    got = fit(parts, corpus, split, replace(config, accumulate=3), tmp_path / "parts")
+    assert 0 < difference(whole, small()) > 100 * difference(whole, parts)
+    assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+    assert [row["accuracy"] for row in got] == [row["accuracy"] for row in wanted]
+    with pytest.raises(TrainingError, match="batch of 6 makes no 4 equal parts: choose a multiple of 4"):
+        fit(small(), corpus, split, replace(config, accumulate=4), tmp_path / "odd")
+
+
+def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path):
+    """torchrun with two CPU processes: the loss curve, accuracies and weights of one process at the same global batch."""
+    code = tmp_path / "job.py"
+    code.write_text(
+        "import json, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_training import *\n"
+        "from deformlib.training import processes\n"
+        "corpus, net = Corpus(sys.argv[2], size=32, cache=sys.argv[3]), small()\n"
+        "split = by_actor(corpus)\n"
+        "history = fit(net, corpus, split, replace(BRIEF, lr=0.01), sys.argv[4])\n"
+        "answers = evaluate(net, corpus, split.val[::-1]).tolist()\n"
+        "Path(f'{sys.argv[4]}-{processes().process_index}.json').write_text(json.dumps([history, answers]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(code)]
+    words = [str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
+    done = subprocess.run([*command, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    net, split = small(), by_actor(corpus)
+    wanted = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path / "one")
+    answers = evaluate(net, corpus, split.val[::-1])
+    for process in range(2):
+        got, theirs = json.loads((tmp_path / f"two-{process}.json").read_text())
+        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+        for name in ("accuracy", "watched", "epoch"):
+            assert [row[name] for row in got] == [row[name] for row in wanted]
+        np.testing.assert_allclose(theirs, answers, atol=1e-5)
+    assert len((tmp_path / "two" / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_two_runs_cannot_write_one_folder(corpus: Corpus, tmp_path: Path):
+    """The second is refused in one sentence, and may begin when the first is done."""
+    with held(tmp_path / "lock"), pytest.raises(InUseError, match="another run writes there; wait for it, or choose"):
+        fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    assert len(fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)) == 2
+
+
+def test_a_full_disk_loses_nothing(corpus: Corpus, tmp_path: Path, monkeypatch, capsys):
+    """Writing fails in the second epoch: one sentence, the checkpoint before stays whole, and the end is the same."""
+    split, straight, resumed = by_actor(corpus), small(), small()
+    fit(straight, corpus, split, BRIEF, tmp_path / "straight")
+    real, calls = training.save_file, []
+
+    def full(tensors, path, metadata):
+        calls.append(path)
+        real(tensors, path, metadata)
+        if len(calls) == 5:
+            Path(path).write_bytes(Path(path).read_bytes()[:1000])  # half of it got there
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "save_file", full)
+    with pytest.raises(TrainingError, match="cannot be written .*No space left.* make room; the same call then goes on"):
+        fit(small(), corpus, split, BRIEF, tmp_path / "run", checkpoint_seconds=0)
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.safetensors", "history.jsonl", "lock"]
+    fit(resumed, corpus, split, BRIEF, tmp_path / "run")
+    assert "run: goes on from step 4 of 6" in capsys.readouterr().out
+    assert difference(straight, resumed) == 0
+
+
+def test_too_little_memory_is_one_sentence(corpus: Corpus, tmp_path: Path, monkeypatch):
+    """The remedy is named; other errors of a network stay what they are."""
+
+    def fails(text: str):
+        def forward(net: Small, clips: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError(text)
+
+        return forward
+
+    monkeypatch.setattr(Small, "forward", fails("CUDA out of memory. Tried to allocate 20.00 GiB."))
+    with pytest.raises(TrainingError, match="4 clips at a time do not fit into the memory: set accumulate to 2"):
+        fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)
+    monkeypatch.setattr(Small, "forward", fails("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)
+
+
+def test_the_next_batch_is_loaded_while_one_is_used():
+    """In order, one ahead, and what goes wrong in loading reaches the loop."""
+    loaded = []
+    batches = ahead(lambda item: loaded.append(item) or item * item, range(4))
+    assert next(batches) == 0
+    deadline = time.monotonic() + 10
+    while loaded != [0, 1] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert loaded == [0, 1] and list(batches) == [1, 4, 9] and loaded == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [1, 0]))
+
+
+def test_the_network_is_compiled_on_request(corpus: Corpus, tmp_path: Path, monkeypatch):
+    """The flag reaches torch.compile, and the weights trained are those of the network that was given."""
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    net = small()
+    fit(net, corpus, by_actor(corpus), BRIEF, tmp_path / "no")
+    assert not asked
+    fit(net, corpus, by_actor(corpus), replace(BRIEF, compile=True), tmp_path / "yes")
+    assert asked == [net]
+
+
+def test_a_cpu_has_no_largest_batch():
+    """find_batch says so."""
+    with pytest.raises(TrainingError, match="asks a GPU"):
+        find_batch(fresh())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_says_how_many_clips_fit():
+    """A power of two, and the network's own statistics stay as they were."""
+    net = fresh().cuda()
+    assert find_batch(net, largest=8) == 8 and difference(net, fresh().cuda()) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
