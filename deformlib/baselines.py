@@ -406,4 +406,4 @@ SOURCES = {
 }
 
 
-TABLE2 = Study("How do older methods do under the same splits?", tuple(SOURCES), ("clean", "by_copy"), "classroom")
+TABLE2 = Study("How do older methods do under the same splits?", tuple(SOURCES), ("clean", "by_copy"))
