@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark test lab notebooks clean
+.PHONY: help reproduce benchmark test stress lab notebooks clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution against torchvision's, in two minutes"
 	@echo "make test        run all tests and check every notebook's stored outputs"
+	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run all notebooks in place and write the library from them"
 	@echo "make clean       remove the virtual environment and build leftovers (videos and results stay)"
@@ -29,6 +30,9 @@ benchmark: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
+
+stress: $(READY)
+	$(BIN)/python tests/stress.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -1,9 +1,18 @@
 """The course's jobs for people without make: python -m deformlib --help."""
 
 import argparse
+import json
 import os
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and --help need not wait
+    from .corpus import Corpus
+    from .study import Experiment
 
 DEFAULT_CORPUS = Path("data/procedural")
 EXAMPLE = Path(__file__).parent.parent / "results" / "example-classroom"
@@ -72,12 +81,18 @@ def study(options: argparse.Namespace) -> None:
     from .corpus import Corpus
     from .mocap import has_motion, motion_corpus
     from .results import write_tables
-    from .study import FITTERS, RECIPES, STUDIES, StudyError, cost, run
+    from .study import FITTERS, RECIPES, STUDIES, Study, StudyError, run
     from .training import processes
 
-    if options.name not in STUDIES:
-        raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(STUDIES)}.")
-    chosen, folder, results = STUDIES[options.name], options.corpus, options.results
+    studies, fitters = dict(STUDIES), dict(FITTERS)
+    if options.name == "table2":  # scikit-learn takes its time to import
+        from .baselines import BASELINES
+
+        fitters |= BASELINES
+        studies["table2"] = Study("Every system of the paper's comparison", (*BASELINES, "plain", "deformable"))
+    if options.name not in studies:
+        raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(studies)} or table2.")
+    chosen, folder, results = studies[options.name], options.corpus, options.results
     recipe = options.recipe or chosen.recipe
     if recipe not in RECIPES:
         raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")
@@ -98,11 +113,54 @@ def study(options: argparse.Namespace) -> None:
     workers = options.workers or (1 if alone else min(4, os.cpu_count() or 1))
     if state.is_main_process:
         print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}", flush=True)
-    run(experiments, results, workers=workers, fitters=FITTERS, warped=chosen.warped)
+    run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
     if state.is_main_process:
         write_tables(results)
         print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
         print(f"records, weights, tables and figures are in {results}")
+
+
+def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", workers: int = 1) -> str:
+    """What the runs without a record will take, in words: from records in `folder` and beside it, else from arithmetic."""
+    from .study import machine
+
+    missing = [experiment for experiment in experiments if not (folder / f"{experiment.name}.json").exists()]
+    said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
+    if not missing:
+        return said
+    here, seconds = machine()["device"].split(",")[0], {}
+    for path in folder.parent.glob(f"*/{missing[0].recipe}-*.json"):
+        done = json.loads(path.read_text(encoding="utf-8"))
+        if done["device"].split(",")[0] == here:
+            seconds.setdefault(done["experiment"]["model"], []).append(done["seconds"])
+    if not seconds:
+        minutes = len(missing) * least_seconds(missing[0], corpus) / workers / 60
+        return f"{said}: at least {max(1, round(minutes))} min, the bare arithmetic; no run of this recipe is recorded here"
+    runs = [value for values in seconds.values() for value in values]
+    minutes = sum(median(seconds.get(experiment.model, runs)) for experiment in missing) / workers / 60
+    return f"{said}: about {max(1, round(minutes))} min, going by {len(runs)} earlier runs of this recipe"
+
+
+def least_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
+    """Seconds that the arithmetic of a run takes at the rate of matrix products here: no run is faster.
+
+    Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once.
+    """
+    import torch
+
+    from .study import FITTERS, RECIPES, make_split, multiply_adds
+
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    matrix, products = torch.full((1024, 1024), 1 / 1024, device=device, dtype=dtype), 30
+    for _ in range(2):  # the first time warms up
+        started, product = time.perf_counter(), matrix
+        for _ in range(products):
+            product = product @ matrix
+        product.sum().item()  # a GPU has finished only now
+        rate = products * 1024**3 / (time.perf_counter() - started)
+    training = RECIPES[experiment.recipe].training
+    clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
+    return 3 * multiply_adds(FITTERS["deformable"].network(experiment, len(corpus.classes))) * clips / rate
 
 
 def table(options: argparse.Namespace) -> None:

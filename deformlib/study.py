@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'SPLITS', 'Fitter', 'BOTH', 'CONTROLS', 'FRAMES', 'CORES', 'FITTERS', 'STUDIES', 'WARPS', 'Recipe',
            'StudyError', 'Experiment', 'make_split', 'count_parameters', 'multiply_adds', 'widened', 'Outcome',
-           'NetworkFitter', 'Study', 'commit', 'source', 'machine', 'record', 'robustness', 'run', 'least_seconds',
-           'cost']
+           'NetworkFitter', 'Study', 'commit', 'source', 'machine', 'record', 'robustness', 'run']
 
 # %% ../notebooks/11_full_gpu_training.ipynb #da07759f
 import json
@@ -157,7 +156,7 @@ class Outcome:
 
 Fitter = Callable[[Experiment, Corpus, Split, Path], Outcome]
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #8751f772
 @dataclass(frozen=True)
 class NetworkFitter:
     """Makes and trains the network of a model: the recipe's network with other deformable steps and other `changes`.
@@ -285,7 +284,7 @@ class Study:
             for model in self.models
         ]
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #86a46e20
 STUDIES = {
     "classroom": Study("Table 1, small enough for a laptop", BOTH, ("clean", "by_copy"), "classroom", seeds=3),
     "table1": Study("Table 1 at the paper's size", BOTH, ("clean", "by_copy")),
@@ -340,7 +339,7 @@ def machine() -> dict:
         device += f", {count} processes"
     return {"device": device, "python": platform.python_version(), "versions": versions, "commit": commit()}
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #a54c6183
 def record(experiment: Experiment, corpus: Corpus, split: Split, outcome: Outcome) -> dict:
     """Put all that is known of a run into one JSON-ready dict."""
     labels, predicted = corpus.labels[split.val[:, 0]], outcome.probabilities.argmax(1)
@@ -382,7 +381,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, outcome: Outcom
         **machine(),
     }
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #cf210efa
 WARPS = {
     "rotate": (0, 15, 30, 45, 60, 75, 90),  # degrees
     "scale": (0.5, 0.71, 1, 1.41, 2),
@@ -443,41 +442,6 @@ def run(
         if waiting:
             time.sleep(1)
     return [found[experiment] for experiment in experiments]
-
-# %% ../notebooks/11_full_gpu_training.ipynb #b1a3b03f
-def least_seconds(experiment: Experiment, corpus: Corpus) -> float:
-    """Seconds that the arithmetic of a run takes at the rate of matrix products here: no run is faster.
-
-    Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once.
-    """
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    matrix, products = torch.full((1024, 1024), 1 / 1024, device=device, dtype=dtype), 30
-    for repeat in range(2):  # the first time warms up
-        started, product = time.perf_counter(), matrix
-        for _ in range(products):
-            product = product @ matrix
-        product.sum().item()  # a GPU has finished only now
-        rate = products * 1024**3 / (time.perf_counter() - started)
-    training = RECIPES[experiment.recipe].training
-    clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
-    return 3 * multiply_adds(NetworkFitter().network(experiment, len(corpus.classes))) * clips / rate
-
-
-def cost(experiments: Sequence[Experiment], folder: str | Path, corpus: Corpus, workers: int = 1) -> str:
-    """What the runs without a record will take, in words: from records in `folder` and beside it, else from arithmetic."""
-    folder, here = Path(folder), machine()["device"].split(",")[0]
-    missing = [experiment for experiment in experiments if not (folder / f"{experiment.name}.json").exists()]
-    said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
-    if not missing:
-        return said
-    files = folder.parent.glob(f"*/{missing[0].recipe}-*.json")
-    earlier = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    seconds = [done["seconds"] for done in earlier if done["device"].split(",")[0] == here]
-    each = float(np.median(seconds)) if seconds else least_seconds(missing[0], corpus)
-    minutes = max(1, round(len(missing) * each / workers / 60))
-    if seconds:
-        return f"{said}: about {minutes} min, as the median of {len(seconds)} earlier runs of this recipe"
-    return f"{said}: at least {minutes} min, the bare arithmetic, for no run of this recipe is recorded here"
 
 # %% ../notebooks/11_full_gpu_training.ipynb #237b9390
 def _share(workers: int, *words) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RELEASED_TRAINING', 'TrainingError', 'InUseError', 'TrainConfig', 'learning_rate', 'make_optimizer', 'step_pairs',
            'ahead', 'processes', 'evaluate', 'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'train_step',
-           'find_batch', 'held', 'settings', 'close_epoch', 'fit', 'draw_history', 'LiveCurve']
+           'find_batch', 'held', 'settings', 'close_epoch', 'prepare', 'fit', 'draw_history', 'LiveCurve']
 
 # %% ../notebooks/10_training.ipynb #bd5272a9
 import hashlib
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -336,6 +336,19 @@ def close_epoch(progress: dict, row: dict, clips: int, seconds: float) -> None:
     progress |= {"sums": [0.0, 0.0], "waited": 0.0, "history": [*progress["history"], row]}
 
 # %% ../notebooks/10_training.ipynb #9c4f71a0
+def prepare(net: nn.Module, config: TrainConfig) -> tuple[Accelerator, nn.Module, nn.Module, torch.optim.Optimizer]:
+    """The accelerator of this process, the network on its device, the same as the processes share it, and its optimiser."""
+    processes()
+    accelerator = Accelerator(mixed_precision=precision())
+    parts = config.accumulate * accelerator.num_processes
+    if config.batch % parts:
+        raise TrainingError(f"A batch of {config.batch} makes no {parts} equal parts: choose a multiple of {parts}.")
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # statistics of the whole batch
+    model, optimizer = accelerator.prepare(net, make_optimizer(net, config))
+    return accelerator, net, torch.compile(model) if config.compile else model, optimizer
+
+# %% ../notebooks/10_training.ipynb #ab3b4899
 def fit(
     net: nn.Module,
     corpus: Corpus,
@@ -354,15 +367,8 @@ def fit(
     by it. Several processes (torchrun, accelerate launch) share each batch. Raises TrainingError if the loss is not
     finite, memory or disk are full, or the batch cannot be shared; InUseError if another run has the folder.
     """
-    folder, rank = Path(folder), processes().process_index
-    accelerator = Accelerator(mixed_precision=precision())
-    parts = config.accumulate * accelerator.num_processes
-    if config.batch % parts:
-        raise TrainingError(f"A batch of {config.batch} makes no {parts} equal parts: choose a multiple of {parts}.")
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # statistics of the whole batch
-    model, optimizer = accelerator.prepare(net, make_optimizer(net, config))
-    forward = torch.compile(model) if config.compile else model
+    accelerator, net, model, optimizer = prepare(net, config)
+    folder, rank = Path(folder), accelerator.process_index
     scales = [group["lr"] / config.lr for group in optimizer.param_groups]
     epoch_steps, load = config.steps(split), loader(corpus, accelerator.device)
     path, total = folder / "checkpoint.safetensors", config.epochs * epoch_steps
@@ -390,7 +396,7 @@ def fit(
             asked = time.monotonic()
             loaded = next(batches)
             progress["waited"] += time.monotonic() - asked
-            sums += train_step(forward, optimizer, accelerator, loaded, config)
+            sums += train_step(model, optimizer, accelerator, loaded, config)
 
             epoch_ends = (step + 1) % epoch_steps == 0
             if not epoch_ends and time.monotonic() - saved < checkpoint_seconds:
@@ -417,21 +423,27 @@ def fit(
     return progress["history"]
 
 # %% ../notebooks/10_training.ipynb #244b22e0
-def draw_history(history: list[dict], axes: tuple[plt.Axes, plt.Axes, plt.Axes]) -> None:
-    """Draw loss, accuracy (training and watched) and mean tap displacement of each layer over the epochs."""
+def draw_history(history: list[dict], axes: Sequence[plt.Axes]) -> None:
+    """Draw into five axes, over the epochs: loss, accuracy, learning rate, clips per second, mean tap displacement per layer."""
     epochs = [row["epoch"] for row in history]
-    loss, accuracy, offsets = axes
-    loss.plot(epochs, [row["loss"] for row in history], color="tab:blue")
-    accuracy.plot(epochs, [row["accuracy"] for row in history], color="tab:blue", label="training")
-    accuracy.plot(epochs, [row["watched"] for row in history], color="tab:orange", label="validation")
-    accuracy.legend()
+    lines = {
+        "loss": {"": "loss"},
+        "accuracy": {"training": "accuracy", "validation": "watched"},
+        "learning rate": {"": "lr"},
+        "clips per second": {"": "clips_per_second"},
+    }
+    for ax, (title, names) in zip(axes, lines.items()):
+        for label, name in names.items():
+            ax.plot(epochs, [row[name] for row in history], label=label)
+        ax.set_title(title)
     for layer, values in enumerate(zip(*(row["offsets"] for row in history)), start=1):
-        offsets.plot(epochs, values, label=f"layer {layer}", linestyle=("-", "--", ":")[(layer - 1) % 3])
-    if offsets.lines:
-        offsets.legend()
-    loss.set(title="loss", xlabel="epoch", ylim=(0, None))
-    accuracy.set(title="accuracy", xlabel="epoch", ylim=(0, 1))
-    offsets.set(title="mean tap displacement, map pixels", xlabel="epoch", ylim=(0, None))
+        axes[4].plot(epochs, values, label=f"layer {layer}", linestyle=("-", "--", ":")[(layer - 1) % 3])
+    axes[4].set_title("tap displacement, px")
+    for ax in axes:
+        ax.set(xlabel="epoch", ylim=(0, 1 if ax is axes[1] else None))
+    for ax in (axes[1], axes[4]):
+        if ax.lines:
+            ax.legend(fontsize=8)
 
 
 class LiveCurve:
@@ -441,7 +453,7 @@ class LiveCurve:
         self.handle: DisplayHandle | None = None
 
     def __call__(self, history: list[dict]) -> None:
-        figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), dpi=70, layout="constrained")
+        figure, axes = plt.subplots(1, 5, figsize=(14, 2.5), dpi=60, layout="constrained")
         draw_history(history, axes)
         if self.handle is None:
             self.handle = display(figure, display_id=True)

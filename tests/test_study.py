@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +15,22 @@ import torch
 from safetensors.torch import load_file
 
 from deformlib import __main__, study
-from deformlib.corpus import Corpus
+from deformlib.corpus import Corpus, Split
 from deformlib.network import VideoNet
 from deformlib.results import load_records, runs_table
-from deformlib.study import FITTERS, STUDIES, Experiment, NetworkFitter, StudyError, make_split, run
+from deformlib.study import (
+    FITTERS,
+    STUDIES,
+    WARPS,
+    Experiment,
+    NetworkFitter,
+    Outcome,
+    StudyError,
+    make_split,
+    multiply_adds,
+    robustness,
+    run,
+)
 
 CLASSROOM = STUDIES["classroom"]
 
@@ -141,6 +156,114 @@ def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Cor
         alone = json.loads((finished / f"{record['name']}.json").read_text())
         assert record["validation"] == alone["validation"] and "threads a run: 1" in record["device"]
     assert "TQDM_POSITION" not in os.environ
+
+
+def test_every_model_is_one_change(corpus: Corpus):
+    """All networks of the studies can be made; controls start from the weights of the plain network where shapes agree."""
+    plain = make_network("plain", 4).state_dict()
+    for model in FITTERS:
+        weights = make_network(model, 4).state_dict()
+        common = [name for name in plain if name in weights and weights[name].shape == plain[name].shape]
+        assert len(common) > 20 and all(torch.equal(weights[name], plain[name]) for name in common), model
+    assert make_network("steps_released", 4).config.deform_steps == ((0,), (1,), (2,))
+    assert make_network("defect_mixed_gates", 4).config.defects == ("mixed_gates",)
+    for study_ in STUDIES.values():
+        assert set(study_.models) <= set(FITTERS) and study_.seeds >= (3 if study_ is CLASSROOM else 5) and study_.question
+
+
+def test_the_matched_network_is_as_large():
+    """A plain network with as many parameters as the deformable one, to half of what one more channel adds."""
+    plain, matched, wanted = (sum(p.numel() for p in make_network(name, 0).parameters()) for name in ("plain", "matched_plain", "deformable"))
+    one_more = sum(p.numel() for p in NetworkFitter("none", {"hidden": (9, 9, 9)}).network(Experiment("", "by_actor", "", 0, "tiny"), 3).parameters()) - plain
+    assert abs(matched - wanted) <= 0.6 * one_more < abs(plain - wanted)
+    assert make_network("matched_plain", 0).config.deform_steps == ((), (), ())
+
+
+def test_frozen_and_removed_offsets(corpus: Corpus, tmp_path: Path):
+    """Frozen ones are about a pixel off and do not learn; removed ones learn, and are gone when the network is judged."""
+    frozen = make_network("frozen_offsets", 0)
+    kept = {name: value.clone() for name, value in frozen.state_dict().items() if "offset_branch" in name}
+    experiments = [Experiment(str(corpus.folder), "by_actor", model, 0, "tiny") for model in ("frozen_offsets", "removed_offsets")]
+    records = run(experiments, tmp_path, corpus.cache)
+    frozen, removed = (load_file(tmp_path / f"{experiment.name}.safetensors") for experiment in experiments)
+    for name, value in kept.items():
+        assert torch.equal(frozen[name], value) and value.any() == name.endswith("bias") and not removed[name].any()
+    assert [record["settings"]["offsets"] for record in records] == ["frozen", "removed"]
+    assert min(records[0]["history"][-1]["offsets"]) > 0.5 and min(records[1]["history"][-1]["offsets"]) > 0
+
+
+def test_multiply_adds_are_those_of_the_layers():
+    """By hand for a network of convolutions: kernel x channels in x channels out x places, and the linear layer."""
+    net = NetworkFitter(changes={"hidden": (), "deform_steps": ()}).network(Experiment("", "by_actor", "", 0, "tiny"), 3)
+    volumes = 27 * (1 * 8 * 8 * 32 * 32 + 8 * 8 * 8 * 16 * 16 + 8 * 16 * 4 * 8 * 8)  # 3D, pooled between
+    maps = 4 * 9 * (16 * 16 * 8 * 8 + 16 * 16 * 4 * 4 + 16 * 16 * 2 * 2)  # 2D on four steps
+    assert multiply_adds(net) == volumes + maps + 16 * 3
+
+
+def constant(experiment: Experiment, corpus: Corpus, split: Split, folder: Path) -> Outcome:
+    """A fitter of another kind: it always says the first class."""
+    probabilities = np.eye(len(corpus.classes), dtype=np.float32)[np.zeros(len(split.val), dtype=int)]
+    return Outcome(probabilities, 0, {"says": corpus.classes[0]}, [], 0.25, judge=lambda change: probabilities)
+
+
+def test_other_models_are_run_alike(corpus: Corpus, tmp_path: Path):
+    """A fitter is any function that gives an Outcome; its record is a record, with nothing to save."""
+    experiment = Experiment(str(corpus.folder), "by_actor", "constant", 1, "tiny")
+    (record,) = run([experiment], tmp_path, corpus.cache, fitters={"constant": constant}, warped=True)
+    assert record["accuracy"] == 1 / 3 and record["history"] == [] and record["multiply_adds"] is None
+    assert record["settings"] == {"says": "anger"} and record["seconds"] == 0.2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-constant-by_actor-1.json"]
+    assert run([experiment], tmp_path, corpus.cache, fitters={"constant": None}) == [record]
+
+
+def test_robustness_asks_the_trained_network(corpus: Corpus, tmp_path: Path):
+    """Each kind of change is judged at each amount, on clips that are really changed; no change gives the plain accuracy."""
+    light = []
+
+    def judge(change):
+        clips = change(torch.ones(1, 1, 2, 32, 32))
+        light.append(clips.mean().item())
+        return np.array([[0.0, 1.0], [1.0, 0.0]]) if light[-1] > 0.99 else np.array([[1.0, 0.0], [1.0, 0.0]])
+
+    curves = robustness(judge, np.array([1, 0]))
+    assert {kind: [amount for amount, _ in curve] for kind, curve in curves.items()} == {kind: list(amounts) for kind, amounts in WARPS.items()}
+    accuracy = {kind: dict(map(tuple, curve)) for kind, curve in curves.items()}
+    assert accuracy["rotate"][0] == accuracy["scale"][1] == accuracy["scale"][2] == accuracy["shift"][0] == accuracy["shear"][0] == 1
+    assert accuracy["rotate"][45] == accuracy["scale"][0.5] == accuracy["shift"][0.2] == accuracy["shear"][0.5] == 0.5
+    experiment = Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")
+    (record,) = run([experiment], tmp_path, corpus.cache, warped=True)
+    assert record["robustness"]["rotate"][0] == [0, record["accuracy"]]
+
+
+def test_a_run_in_other_hands_is_left_to_them(corpus: Corpus, tmp_path: Path, capsys):
+    """While another process is at a run, the next is taken; when that process ends without a record, the run is taken over."""
+    experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")[:2]
+    code = "import sys, time; from pathlib import Path; from deformlib.training import held\nwith held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f".{experiments[0].name}.lock")], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    threading.Timer(3, other.kill).start()  # a lock ends with its process
+    records = run(experiments, tmp_path, corpus.cache)
+    other.wait()
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{experiments[0].name}: another process is at it; on to the next"
+    assert said[1].startswith(f"{experiments[1].name}: ") and said[2].startswith(f"{experiments[0].name}: ")
+    assert [record["name"] for record in records] == [experiment.name for experiment in experiments]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_cost_is_said_from_earlier_runs_else_from_arithmetic(finished: Path, corpus: Corpus, tmp_path: Path):
+    """Earlier runs on this kind of device count, by model; without any, the arithmetic is a floor."""
+    experiments = CLASSROOM.experiments(corpus, seeds=range(5), recipe="tiny")
+    said = __main__.cost(experiments, tmp_path / "new", corpus)
+    assert said.startswith("20 runs to do, 0 done: at least 1 min, the bare arithmetic")
+    (tmp_path / "old").mkdir()
+    for path in finished.glob("*.json"):
+        record = json.loads(path.read_text()) | {"seconds": 120 if "plain" in path.name else 240}
+        (tmp_path / "old" / path.name).write_text(json.dumps(record))
+    assert __main__.cost(experiments, tmp_path / "new", corpus) == "20 runs to do, 0 done: about 60 min, going by 8 earlier runs of this recipe"
+    assert __main__.cost(experiments, tmp_path / "old", corpus, workers=2).startswith("12 runs to do, 8 done: about 18 min")
+    assert __main__.cost(experiments[:8], tmp_path / "old", corpus) == "0 runs to do, 8 done"
+    assert 0 < __main__.least_seconds(experiments[0], corpus) < 5
 
 
 def test_a_failing_worker_is_an_error(corpus: Corpus, tmp_path: Path):
