@@ -257,7 +257,7 @@ def draw_cost(table: pd.DataFrame, ax: plt.Axes) -> plt.Axes:
     ax.errorbar(seconds, table["accuracy"], table["half width"], fmt="o", color="tab:blue", ecolor="0.6")
     for row, x, y, height in zip(table["row"], seconds, table["accuracy"], heights):
         place = {"xytext": (1.04, height / 100), "textcoords": "axes fraction", "fontsize": 8, "va": "center"}
-        ax.annotate(row, (x, y), arrowprops={"arrowstyle": "-", "color": "0.8"}, **place)
+        ax.annotate(row, (x, y), arrowprops={"arrowstyle": "-", "color": "0.8", "relpos": (0, 0.5)}, **place)
     ax.set(xscale="log", ylim=(0, 100), xlabel="seconds of a run", ylabel="accuracy in percent")
     return ax
 
