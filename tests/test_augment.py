@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from deformlib.augment import MOVES, PLAN, Copy, augment, blur, load_batch, move
-from deformlib.corpus import ORIGINAL
+from deformlib.augment import MOVES, PLAN, Copy, DeviceCorpus, augment, blur, load_batch, loader, move, warp
+from deformlib.corpus import ORIGINAL, Corpus
 from deformlib.frames import sample_indices
 
 
@@ -187,6 +187,60 @@ def test_the_rule_reaches_the_sampling():
     pair = [[1, number("rotate", 0)]]  # 50 frames: one step is one frame
     zhang, released = (load_batch(Films(), pair, rule=rule)[0] for rule in ("zhang", "released"))
     assert torch.equal(zhang, load_batch(Films(), [[1, ORIGINAL]])[0]) and not torch.equal(zhang, released)
+
+
+@pytest.mark.parametrize("rule", ["zhang", "released"])
+def test_the_corpus_on_a_device_gives_the_same_clips(corpus: Corpus, rule: str):
+    """Every copy of a clip, the originals of all clips and a mixed batch, equal to those from the files, bit for bit."""
+    resident, rng = DeviceCorpus(corpus, "cpu"), np.random.default_rng(1)
+    mixed = np.stack([rng.integers(0, len(corpus), 60), rng.integers(ORIGINAL, 124, 60)], axis=1)
+    originals = np.stack([np.arange(len(corpus)), np.full(len(corpus), ORIGINAL)], axis=1)
+    for pairs in (mixed, originals, np.array([[7, copy] for copy in range(124)])):
+        clips, labels = resident.load(pairs, length=8, seed=3, rule=rule)
+        wanted, wanted_labels = load_batch(corpus, pairs, length=8, seed=3, rule=rule)
+        assert torch.equal(clips, wanted) and torch.equal(labels, wanted_labels) and labels.dtype == torch.int64
+    assert resident.frames.dtype == torch.uint8 and len(resident.frames) == sum(video.n_frames for video in corpus.videos)
+
+
+def test_on_a_cpu_frames_stay_in_their_files(corpus: Corpus):
+    """The loader reads what a batch needs, so a corpus may be larger than memory; and it is made once."""
+    load = loader(corpus, torch.device("cpu"))
+    assert load.func is load_batch and loader(corpus, torch.device("cpu")) is load
+    pairs = np.array([[0, ORIGINAL], [3, 9]])
+    assert torch.equal(load(pairs, length=8, seed=2)[0], load_batch(corpus, pairs, 8, 2)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_the_corpus_lies_in_its_memory(corpus: Corpus):
+    device = torch.device("cuda", torch.cuda.current_device())
+    load = loader(corpus, device)
+    assert isinstance(load.__self__, DeviceCorpus) and load.__self__.frames.is_cuda
+    pairs = np.array([[0, ORIGINAL], [3, 9], [5, 70], [8, 110]])
+    assert torch.allclose(load(pairs, length=8)[0].cpu(), load_batch(corpus, pairs, 8)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("degrees", [-30, 10])
+def test_a_warp_by_a_copys_amount_is_that_copy(degrees: int):
+    clips = picture(40, 56, 2).expand(-1, -1, 3, -1, -1)
+    assert torch.equal(warp(clips, rotate=degrees), augment(clips, [number("rotate", degrees)] * 2))
+    shifted = augment(clips, [number("shift", (1, -1))] * 2)
+    assert torch.equal(warp(clips, shift=(25 / 112, -25 / 112)), shifted)
+
+
+@pytest.mark.parametrize("words", [{"rotate": 70.0}, {"scale": 0.6}, {"scale": 1.7}, {"shear": 0.4}, {"shift": (0.1, -0.2)}, {"rotate": 25.0, "scale": 0.8, "shear": -0.3, "shift": (0.1, 0.05)}])
+def test_a_warp_is_the_affine_map_that_it_says(words: dict):
+    """Against OpenCV, on an oblong picture: shear, then scale, then turn about the centre, then shift."""
+    height, width = 60, 100
+    image = cv2.GaussianBlur(np.random.default_rng(0).random((height, width)), (0, 0), 3).astype(np.float32)
+    angle, (down, right) = np.radians(words.get("rotate", 0.0)), words.get("shift", (0.0, 0.0))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])  # (x right, y down), counter-clockwise
+    forward = turn * words.get("scale", 1.0) @ [[1, words.get("shear", 0.0)], [0, 1]]
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    matrix = np.column_stack([forward, centre + [right * width, down * height] - forward @ centre])
+    wanted = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    got = warp(torch.from_numpy(image)[None, None, None], **words)[0, 0, 0].numpy()
+    assert np.abs(got - wanted)[6:-6, 6:-6].max() < 0.02 and np.abs(got - image).max() > 0.1
+    assert (np.abs(got - wanted) > 0.02).mean() < 0.02  # the rim, where OpenCV rounds to 1/32 pixel
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
