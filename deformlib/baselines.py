@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import getsource
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -62,7 +63,7 @@ THRESHOLD = 20  # of 255: smaller differences are noise of the video
 def differences(clip: np.ndarray) -> np.ndarray:
     """Absolute differences of consecutive frames, uint8 [T, H, W] -> [T - 1, H, W], zero below THRESHOLD."""
     return np.stack(
-        [cv2.threshold(cv2.absdiff(a, b), THRESHOLD - 1, 0, cv2.THRESH_TOZERO)[1] for a, b in zip(clip, clip[1:])]
+        [cv2.threshold(cv2.absdiff(a, b), THRESHOLD - 1, 0, cv2.THRESH_TOZERO)[1] for a, b in pairwise(clip)]
     )
 
 # %% ../notebooks/12_older_methods.ipynb #7c069f56
