@@ -14,12 +14,18 @@ from deformlib.results import (
     caption,
     confusion,
     difference,
+    draw_cost,
     draw_table1,
     interval,
     load_records,
+    mcnemar,
+    paired_tests,
     recall,
     runs_table,
+    side_by_side,
     table1,
+    table2,
+    to_latex,
     to_markdown,
     write_tables,
 )
@@ -36,7 +42,12 @@ def record(model: str, split: str, seed: int, right: int, of: int = 10) -> dict:
         "split": {"val": of},
         "parameters": 123,
         "accuracy": right / of,
-        "validation": {"label": [0] * of, "predicted": [0] * right + [1] * (of - right)},
+        "validation": {
+            "clip": [f"{clip}.avi" for clip in range(of)],
+            "copy": [-1] * of,
+            "label": [0] * of,
+            "predicted": [0] * right + [1] * (of - right),
+        },
         "seconds": 1.5,
         "device": "CPU",
         "commit": "0123456789",
@@ -128,11 +139,105 @@ def test_the_figure_shows_every_run_and_chance(records: list[dict]):
     plt.close("all")
 
 
+def test_mcnemar_is_the_exact_coin():
+    """9 to 1 of ten disagreements: 22 of 1024 outcomes; each seed's clips count, and only those that both judged."""
+    one, other = record("mbmic", "by_actor", 0, 20, of=30), record("chance", "by_actor", 0, 12, of=30)
+    other["validation"]["predicted"][20] = 0  # right where the other is wrong
+    other["validation"]["predicted"][11] = 1
+    won, lost, p = mcnemar([one, other], "mbmic", "chance", "by_actor")
+    assert (won, lost, p) == (9, 1, pytest.approx(22 / 1024))
+    assert mcnemar([other, one], "chance", "mbmic", "by_actor")[:2] == (1, 9)
+    again = [{**run, "experiment": run["experiment"] | {"seed": 1}} for run in (one, other)]
+    assert mcnemar([one, other, *again], "mbmic", "chance", "by_actor")[:2] == (18, 2)
+    assert mcnemar([one, other, again[0]], "mbmic", "chance", "by_actor")[:2] == (9, 1)
+    assert mcnemar([one, other], "mbmic", "chance", "by_copy") == (0, 0, 1.0)
+
+
+def test_paired_tests_are_paired(records: list[dict]):
+    """Differences of +10, +20 and 0 points: t = 10 / (10 / sqrt 3) with two degrees of freedom has p = 0.225."""
+    tests = paired_tests(records, "plain").set_index("row")
+    row = tests.loc["deformable ConvLSTM"]
+    assert row["minus plain"] == pytest.approx(10) and row["p (t)"] == pytest.approx(0.2254, abs=1e-4)
+    assert (row["only it"], row["only plain"], row["p (McNemar)"]) == (3, 0, pytest.approx(0.25))
+    assert list(tests.index) == ["deformable ConvLSTM"]
+
+
+@pytest.fixture
+def rows(records: list[dict]) -> list[dict]:
+    """Two rows of Table 2 and a model without a source beside the two networks."""
+    more = [("fdcnn", 3), ("mbmic", 2), ("steps_even", 6)]
+    others = [record(model, "by_copy", seed, right) for model, right in more for seed in range(3)]
+    for run in records + others:
+        run["multiply_adds"] = None if run["experiment"]["model"] == "mbmic" else 2_500_000
+    return records + others + [record("mbmic", "by_actor", 0, 1)]
+
+
+def test_table2_has_every_model_in_order(rows: list[dict]):
+    """Ours first, as the paper has it; others by name at the end; the paper's numbers for the paper's rows only."""
+    table = table2(runs_table(rows))
+    assert list(table["row"]) == ["deformable ConvLSTM", "normal ConvLSTM", "FDCNN (image)", "MBMIC", "MBMIC", "steps even"]
+    reported = table["paper (GEMEP, authors' report)"]
+    assert reported[:5].tolist() == [98.8, 96.38, 95.4, 94.6, 94.6] and np.isnan(reported[5])
+    assert table["accuracy"].tolist() == pytest.approx([60, 50, 30, 10, 20, 60])
+    wide = side_by_side(table).set_index("row")
+    assert wide.loc["MBMIC", "toy, by_copy"] == "20.0 ± 0.0" and wide.loc["MBMIC", "toy, by_actor"] == "10.0"
+    assert wide.loc["FDCNN (image)", "million multiply-adds"] == 2.5 and np.isnan(wide.loc["MBMIC", "million multiply-adds"])
+    assert "difference frame" in wide.loc["MBMIC", "known"] and "blocks" in wide.loc["MBMIC", "our reconstruction"]
+    elsewhere = [run | {"corpus": run["corpus"] | {"name": "other"}} for run in rows]
+    assert {"toy, by_copy", "other, by_copy"} <= set(side_by_side(table2(runs_table(rows + elsewhere))).columns)
+
+
+def test_latex_says_what_markdown_says():
+    """A row for a row; what LaTeX reads as its own is escaped, and empty cells stay."""
+    table = pd.DataFrame({"a_b": ["10 % & more", ""], "paper": [96.38, float("nan")], "c": ["1.0 ± 0.2", "#1"]})
+    lines = to_latex(table).splitlines()
+    assert lines[0] == r"\begin{tabular}{lll}" and lines[-1] == r"\end{tabular}"
+    assert lines[1:3] == [r"a\_b & paper & c \\", r"\hline"]
+    assert lines[3:5] == [r"10 \% \& more & 96.38 & 1.0 $\pm$ 0.2 \\", r" &  & \#1 \\"]
+
+
+def test_the_cost_figure_has_every_row(rows: list[dict]):
+    """A point for each row at its seconds and accuracy, and names that do not lie on each other."""
+    table = table2(runs_table([run for run in rows if run["experiment"]["split"] == "by_copy"]))
+    ax = draw_cost(table, plt.subplots()[1])
+    assert {text.get_text(): tuple(text.xy) for text in ax.texts} == {
+        cell.row: (cell.seconds, cell.accuracy) for cell in table.itertuples()
+    }
+    heights = np.sort([text.xyann[1] for text in ax.texts])
+    assert np.diff(heights).min() > 0.059 and heights.max() <= 1
+    plt.close("all")
+
+
+def test_a_folder_gets_the_tables_that_its_records_allow(tmp_path: Path, rows: list[dict]):
+    """Table 2 only with other models, its remarks only with rows of chapter 12, Table 1 only with the two networks."""
+    kinds = {
+        "both": ("plain", "deformable"),
+        "all": ("plain", "deformable", "fdcnn", "mbmic"),
+        "classic": ("fdcnn", "mbmic"),
+        "ablation": ("deformable", "steps_even"),
+    }
+    for kind, models in kinds.items():
+        (tmp_path / kind).mkdir()
+        for number, run in enumerate(run for run in rows if run["experiment"]["model"] in models):
+            (tmp_path / kind / f"{number}.json").write_text(json.dumps(run))
+        write_tables(tmp_path / kind)
+        files = {path.name for path in (tmp_path / kind).iterdir() if path.suffix != ".json"}
+        first = {"table1.md", "table1.csv", "table1.png", "recall.csv", "confusion.png"}
+        second = {"table2.md", "table2.csv", "table2.tex", "table2.png"}
+        assert files == (set() if kind == "classic" else first) | (set() if kind == "both" else second)
+        if kind != "both":
+            text = (tmp_path / kind / "table2.md").read_text()
+            assert ("five emotions, not 17" in text) == (kind != "ablation")
+            assert len(pd.read_csv(tmp_path / kind / "table2.csv")) == len(table2(runs_table([r for r in rows if r["experiment"]["model"] in models])))
+
+
 @pytest.mark.parametrize("folder", sorted(ROOT.glob("results/example-*")), ids=lambda folder: folder.name)
 def test_committed_tables_are_built_from_the_committed_records(folder: Path, tmp_path: Path):
     """No number is typed by hand: built again, every table has the same bytes."""
     for path in folder.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     write_tables(tmp_path)
-    for name in ("table1.md", "table1.csv", "recall.csv"):
+    made = {path.name for path in tmp_path.glob("*") if path.suffix in (".md", ".csv", ".tex")}
+    assert made and made == {path.name for path in folder.glob("*") if path.suffix in (".md", ".csv", ".tex")}
+    for name in made:
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
