@@ -81,15 +81,15 @@ def study(options: argparse.Namespace) -> None:
     from .corpus import Corpus
     from .mocap import has_motion, motion_corpus
     from .results import write_tables
-    from .study import FITTERS, RECIPES, STUDIES, Study, StudyError, run
+    from .study import FITTERS, RECIPES, STUDIES, StudyError, run
     from .training import processes
 
     studies, fitters = dict(STUDIES), dict(FITTERS)
     if options.name == "table2":  # scikit-learn takes its time to import
-        from .baselines import BASELINES
+        from .baselines import BASELINES, TABLE2
 
         fitters |= BASELINES
-        studies["table2"] = Study("Every system of the paper's comparison", (*BASELINES, "plain", "deformable"))
+        studies["table2"] = TABLE2
     if options.name not in studies:
         raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(studies)} or table2.")
     chosen, folder, results = studies[options.name], options.corpus, options.results
@@ -118,8 +118,7 @@ def study(options: argparse.Namespace) -> None:
     state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
     if state.is_main_process:
         write_tables(results)
-        print(f"\n{(results / 'table1.md').read_text(encoding='utf-8')}")
-        print(f"records, weights, tables and figures are in {results}")
+        print(f"\n{tables(results)}\nrecords, weights, tables and figures are in {results}")
 
 
 def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", workers: int = 1) -> str:
@@ -150,7 +149,8 @@ def least_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
     """
     import torch
 
-    from .study import FITTERS, RECIPES, make_split, multiply_adds
+    from .network import multiply_adds
+    from .study import FITTERS, RECIPES, make_split
 
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     matrix, products = torch.full((1024, 1024), 1 / 1024, device=device, dtype=dtype), 30
@@ -166,11 +166,16 @@ def least_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Make the tables of a results folder anew and print Table 1."""
+    """Make the tables of a results folder anew and print them."""
     from .results import write_tables
 
     write_tables(options.folder)
-    print((options.folder / "table1.md").read_text(encoding="utf-8"))
+    print(tables(options.folder))
+
+
+def tables(folder: Path) -> str:
+    """The tables of a results folder, one below the other: Table 1 of plain and deformable, Table 2 if there are other models."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("table[12].md")))
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -43,8 +43,8 @@ from .augment import load_batch
 from .bodies import replacing
 from .convlstm import ConvLSTM
 from .corpus import Corpus, Split
-from .network import NetworkConfig
-from .study import RECIPES, Experiment, Fitter, NetworkFitter, Outcome, Study, count_parameters, multiply_adds
+from .network import NetworkConfig, multiply_adds
+from .study import RECIPES, Experiment, Fitter, NetworkFitter, Outcome, Study, count_parameters
 from .training import evaluate, fit, settings
 
 # %% ../notebooks/12_older_methods.ipynb #936a224e

@@ -207,7 +207,7 @@ class VideoNet(nn.Module):
         for width in config.conv2d:
             convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
             pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)  # a rest row: mean over what there is
-            self.conv2d.extend([convolution, nn.BatchNorm2d(width, **norm), nn.LeakyReLU(0.2), pool])
+            self.conv2d.extend([convolution, nn.BatchNorm2d(width, **norm), nn.LeakyReLU(0.2, inplace=True), pool])
             channels = width
         if "pool_2_2_1" in config.defects:
             self.conv2d[3] = _SlippedPool(config.steps)
@@ -219,7 +219,7 @@ class VideoNet(nn.Module):
         """Logits [B, classes]; clips of another shape than the configuration says are a NetworkError."""
         x = self._features(clips)
         for layer, norm in zip(self.recurrent, self.norms):
-            x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2)  # (B, F, T/2, H/4, W/4)
+            x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)  # (B, F, T/2, H/4, W/4)
         x = self.conv2d(x.transpose(1, 2).flatten(0, 1))  # (B T/2, F, H/32, W/32)
         logits = self.linear(x.mean((2, 3)).unflatten(0, (len(clips), -1)).mean(1))
         return logits.softmax(1) if "double_softmax" in self.config.defects else logits
@@ -229,7 +229,7 @@ class VideoNet(nn.Module):
         x, fields = self._features(clips), []
         for layer, norm in zip(self.recurrent, self.norms):
             fields.append(layer.offset_fields(x))
-            x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2)
+            x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)
         return fields
 
     def _features(self, clips: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'SPLITS', 'Fitter', 'BOTH', 'CONTROLS', 'FRAMES', 'CORES', 'FITTERS', 'STUDIES', 'WARPS', 'Recipe',
-           'StudyError', 'Experiment', 'make_split', 'count_parameters', 'multiply_adds', 'widened', 'Outcome',
-           'NetworkFitter', 'Study', 'commit', 'source', 'machine', 'record', 'robustness', 'run']
+           'StudyError', 'Experiment', 'make_split', 'count_parameters', 'widened', 'Outcome', 'NetworkFitter', 'Study',
+           'commit', 'source', 'machine', 'record', 'robustness', 'run', 'completed']
 
 # %% ../notebooks/11_full_gpu_training.ipynb #da07759f
 import json
@@ -28,14 +28,22 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import deformlib
 from .augment import warp
 from .bodies import replacing
 from .corpus import Corpus, Split, by_actor, by_clip, by_copy
-from .network import DEFECTS, NetworkConfig, VideoNet, paper_steps, preset, save_network, select_steps
+from deformlib.network import (
+    DEFECTS,
+    NetworkConfig,
+    VideoNet,
+    multiply_adds,
+    paper_steps,
+    preset,
+    save_network,
+    select_steps,
+)
 from deformlib.training import (
     RELEASED_TRAINING,
     InUseError,
@@ -110,17 +118,6 @@ def make_split(experiment: Experiment, corpus: Corpus) -> Split:
 def count_parameters(net: nn.Module) -> int:
     """Numbers that training may change or that stand still beside them: all parameters."""
     return sum(parameter.numel() for parameter in net.parameters())
-
-
-def multiply_adds(net: VideoNet) -> int:
-    """Multiplications, each with its addition, of one clip forwards: those of convolutions and matrix products."""
-    config = net.config
-    clip = torch.zeros(
-        1, config.in_channels, config.length, config.size, config.size, device=next(net.parameters()).device
-    )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.eval()(clip)
-    return counter.get_total_flops() // 2
 
 
 def widened(config: NetworkConfig, parameters: int) -> NetworkConfig:
@@ -476,6 +473,13 @@ def _work(experiments, folder, cache, fitters, warped) -> None:
         pass  # the parent says it
 
 # %% ../notebooks/11_full_gpu_training.ipynb #77f6126f
+def completed(settings: dict) -> dict:
+    """Settings of a record, with the defaults of those options that its version did not know yet."""
+    defaults = {"network": asdict(NetworkConfig()), "training": asdict(TrainConfig(epochs=1))}
+    defaults = json.loads(json.dumps(defaults))  # as it comes back from a file: lists for tuples
+    return settings | {name: known | settings[name] for name, known in defaults.items()}
+
+
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitter, warped: bool) -> dict:
     """The record of an experiment, made if it is missing; InUseError if another process is making it."""
     path, split = folder / f"{experiment.name}.json", make_split(experiment, corpus)
@@ -485,12 +489,14 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
         if not path.exists():
             return None
         done = json.loads(path.read_text(encoding="utf-8"))
-        known = fitter.settings(experiment, corpus, split) if isinstance(fitter, NetworkFitter) else done["settings"]
+        before = known = done["settings"]
+        if isinstance(fitter, NetworkFitter):
+            before, known = completed(before), fitter.settings(experiment, corpus, split)
         if done["corpus"]["key"] != corpus.key:
             raise StudyError(
                 f"{path}: a record from another corpus or an older state of it; delete it or name another folder."
             )
-        if done["settings"] != known or warped and "robustness" not in done:
+        if before != known or warped and "robustness" not in done:
             raise StudyError(
                 f"{path}: a record of the same name with other settings; delete it or name another folder."
             )

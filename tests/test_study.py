@@ -27,7 +27,6 @@ from deformlib.study import (
     Outcome,
     StudyError,
     make_split,
-    multiply_adds,
     robustness,
     run,
 )
@@ -190,14 +189,6 @@ def test_frozen_and_removed_offsets(corpus: Corpus, tmp_path: Path):
         assert torch.equal(frozen[name], value) and value.any() == name.endswith("bias") and not removed[name].any()
     assert [record["settings"]["offsets"] for record in records] == ["frozen", "removed"]
     assert min(records[0]["history"][-1]["offsets"]) > 0.5 and min(records[1]["history"][-1]["offsets"]) > 0
-
-
-def test_multiply_adds_are_those_of_the_layers():
-    """By hand for a network of convolutions: kernel x channels in x channels out x places, and the linear layer."""
-    net = NetworkFitter(changes={"hidden": (), "deform_steps": ()}).network(Experiment("", "by_actor", "", 0, "tiny"), 3)
-    volumes = 27 * (1 * 8 * 8 * 32 * 32 + 8 * 8 * 8 * 16 * 16 + 8 * 16 * 4 * 8 * 8)  # 3D, pooled between
-    maps = 4 * 9 * (16 * 16 * 8 * 8 + 16 * 16 * 4 * 4 + 16 * 16 * 2 * 2)  # 2D on four steps
-    assert multiply_adds(net) == volumes + maps + 16 * 3
 
 
 def constant(experiment: Experiment, corpus: Corpus, split: Split, folder: Path) -> Outcome:
