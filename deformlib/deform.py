@@ -60,7 +60,14 @@ def output_size(size: Sequence[int], kernel_size: Pair, stride: Pair, padding: P
 
 # %% ../notebooks/06_deformable_convolution.ipynb #d3f614b1
 def check_arguments(
-    input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None, place: tuple, border: str, per_filter: bool
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    place: tuple[Pair, Pair, Pair],
+    border: str,
+    per_filter: bool,
 ) -> tuple[int, int]:
     """Number of channel groups and of offset fields; ValueError, naming what was expected, if something does not fit.
 
@@ -79,6 +86,10 @@ def check_arguments(
         raise ValueError(f"weight {shapes[2]} does not fit {channels} input channels: expected {expected}")
     if per_filter and members != channels:
         raise ValueError(f"per_filter goes without groups: expected weight [F, {channels}, kh, kw]")
+    if bias is not None and list(bias.shape) != [filters]:
+        raise ValueError(f"bias {list(bias.shape)} does not fit: expected [{filters}], a number for each filter")
+    if min(*pair(place[0]), *pair(place[2])) < 1:
+        raise ValueError(f"stride is {place[0]} and dilation {place[2]}: expected 1 or more")
     out, taps = output_size(size, kernel, *place), math.prod(kernel)
     if min(out) < 1:
         raise ValueError(f"the kernel {kernel} does not fit into an input of {size} pixels: give it more padding")
@@ -107,7 +118,7 @@ def deform_conv2d_loops(
     per_filter: bool = False,
 ) -> Tensor:
     """The reference for `deform_conv2d`: the same arguments, meaning and errors, one number at a time, for tiny inputs."""
-    groups, fields = check_arguments(input, offset, weight, mask, (stride, padding, dilation), border, per_filter)
+    groups, fields = check_arguments(input, offset, weight, bias, mask, (stride, padding, dilation), border, per_filter)
     (stride_y, stride_x), (pad_y, pad_x), (dilation_y, dilation_x) = pair(stride), pair(padding), pair(dilation)
     (batch, channels), (filters, members, kernel_y, kernel_x) = input.shape[:2], weight.shape
     output = []
@@ -352,7 +363,7 @@ def deform_conv2d(
     device, place = input.device.type, (stride, padding, dilation)
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         input, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (input, weight))
-    groups, fields = check_arguments(input, offset, weight, mask, place, border, per_filter)
+    groups, fields = check_arguments(input, offset, weight, bias, mask, place, border, per_filter)
     (filters, members, *kernel), (lines, line) = weight.shape, offset.shape[2:]
     if per_filter:
         look, block = partial(look_alone, matrix=weight.flatten(2).mT.flatten(0, 1)), 2**17

@@ -1,5 +1,6 @@
 """Deformable convolution against loops, torchvision, numerical gradients and the released code's numbers."""
 
+import os
 from pathlib import Path
 
 import benchmark
@@ -12,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
+from deformlib.convlstm import released_border
 from deformlib.deform import (
     DeformConv2d,
     deform_conv2d,
@@ -50,6 +52,7 @@ ORDERS = {  # groups, offset groups, filters of 8 channels, per filter
 }
 SLOW = ("paper, layer 1", "paper, field per filter")  # torchvision needs seconds, and several times our memory: make benchmark
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+COMPILER = pytest.mark.skipif("DEFORMLIB_SLOW" not in os.environ, reason="half a minute of C++: set DEFORMLIB_SLOW=1")
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")
 
 
@@ -213,8 +216,9 @@ def test_gradcheck_and_gradgradcheck(order, border):
     assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=COMPILER)])
 @pytest.mark.parametrize("order", [ORDERS["mix first"], ORDERS["look first, groups"], ORDERS["per filter"]], ids=str)
-def test_compiles_without_graph_breaks(order):
+def test_compiles_without_graph_breaks(order, backend):
     arguments, options = small(order, dtype=torch.float32)
 
     def function(x, offset, weight, bias, mask):
@@ -222,7 +226,7 @@ def test_compiles_without_graph_breaks(order):
 
     torch.compiler.reset()
     results = []
-    for call_it in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+    for call_it in (function, torch.compile(function, fullgraph=True, backend=backend)):
         output = call_it(*arguments)
         results.append([output, *torch.autograd.grad(output.square().sum(), arguments)])
     for plain, compiled in zip(*results, strict=True):
@@ -351,6 +355,10 @@ def test_a_not_a_number_offset_stays_visible():
         ({"mask": torch.zeros(2, 18, 6, 5)}, r"expected \[2, 9, 6, 5\]"),
         ({"weight": torch.zeros(2, 4, 3, 3).double()}, "bring both to one"),
         ({"weight": torch.zeros(2, 4, 9, 3)}, "more padding"),
+        ({"bias": torch.zeros(1)}, r"bias \[1\] does not fit: expected \[2\]"),
+        ({"bias": torch.zeros(3)}, r"bias \[3\] does not fit: expected \[2\]"),
+        ({"stride": 0}, "stride is 0 .*: expected 1 or more"),
+        ({"dilation": (1, 0)}, r"dilation \(1, 0\): expected 1 or more"),
         ({"border": "wrap"}, '"zero" or "clamp"'),
         ({"per_filter": True}, r"expected \[2, 36, 6, 5\]"),
         ({"per_filter": True, "weight": torch.zeros(2, 2, 3, 3)}, "without groups"),
@@ -381,7 +389,6 @@ def test_positions_hold_the_base_grid_and_points_outside():
 
 def test_per_filter_equals_the_released_layer_with_clean_borders():
     numbers = np.load(REFERENCE)
-    print(numbers["README"])
     x = torch.from_numpy(numbers["x"]).permute(0, 3, 1, 2).float()
     weight = torch.from_numpy(numbers["kernel"]).permute(3, 2, 0, 1).float()
     branch = torch.from_numpy(numbers["offset_kernel"]).permute(3, 2, 0, 1).float()
@@ -395,6 +402,23 @@ def test_per_filter_equals_the_released_layer_with_clean_borders():
     assert np.abs(clamped.permute(0, 2, 3, 1).numpy() - numbers["out_clip"]).max() < 1e-5
     inside = np.abs(numbers["out_authors"] - numbers["out_zero"]).max(-1) < 1e-5
     assert not inside.all()  # the released border is another one
+
+
+def test_per_filter_has_the_released_gradients_at_the_released_border():
+    file = np.load(REFERENCE)
+    names = ("x", "kernel", "bias", "offset_kernel", "offset_bias")
+    tensors = {name: torch.from_numpy(file[name]).requires_grad_() for name in names}
+    x, weight, branch = (
+        tensors[name].permute(axes)
+        for name, axes in (("x", (0, 3, 1, 2)), ("kernel", (3, 2, 0, 1)), ("offset_kernel", (3, 2, 0, 1)))
+    )
+    offset = nn.functional.conv2d(x, branch, tensors["offset_bias"], padding=1)
+    offset, mask = released_border(offset, 3)
+    output = per_filter_deform_conv2d(x, offset, weight, tensors["bias"], padding=1, mask=mask).permute(0, 2, 3, 1)
+    assert np.abs(output.detach().numpy() - file["out_authors"]).max() < 1e-5
+    gradients = torch.autograd.grad((output * torch.from_numpy(file["loss_weight"])).sum(), list(tensors.values()))
+    for name, gradient in zip(tensors, gradients, strict=True):
+        assert np.abs(gradient.numpy() - file[f"grad_{name}"]).max() < 1e-4, name
 
 
 def test_per_filter_equals_one_call_a_filter_with_gradients():
