@@ -73,6 +73,16 @@ def test_one_field_a_filter(clip):
     assert torch.allclose(seen.fields[2][0].offset, raw.flatten(0, 1), atol=1e-6)
 
 
+def test_a_deformable_state_does_not_hide_the_input(clip):
+    """Both convolutions of a step are recorded; what is shown are the input's offsets."""
+    net = network(gates="convolution", deform_state=True)
+    seen, fields = look(net, clip), net.offset_fields(clip[None])
+    for layer, steps in enumerate(STEPS):
+        for place, step in enumerate(steps):
+            assert torch.allclose(seen.fields[step][layer].offset, fields[layer][0, place], atol=1e-6)
+        assert not seen.fields[({0, 1, 2, 3} - set(steps)).pop()][layer].offset.any()
+
+
 def test_looking_changes_nothing_in_the_network(clip):
     net = network().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
