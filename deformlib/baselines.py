@@ -166,7 +166,14 @@ def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[n
     features took when they were made, reading the videos not included.
     """
     corpus, feature = _at_size(corpus.folder, corpus.cache, corpus.key), FEATURES[name]
-    parts = feature.func if isinstance(feature, partial) else feature, gray_clip, differences, track, orientations
+    parts = (
+        feature.func if isinstance(feature, partial) else feature,
+        gray_clip,
+        differences,
+        track,
+        orientations,
+        hog_klt,
+    )
     code = [*map(getsource, parts), getattr(feature, "args", ()), getattr(feature, "keywords", {})]
     numbers = SIZE, LENGTH, THRESHOLD, CORNERS, PATCH, HOG
     words = corpus.key, seed, cv2.__version__, code, numbers, pairs.tolist()

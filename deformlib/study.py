@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -339,12 +339,10 @@ def machine() -> dict:
     """Where a run happens: device, cores, Python and the versions of the packages that make numbers."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "accelerate")
-    versions = {}
+    versions = {package: None for package in packages}
     for package in packages:
-        try:
+        with suppress(ModuleNotFoundError):  # Colab carries OpenCV under another name
             versions[package] = version(package)
-        except ModuleNotFoundError:  # Colab carries OpenCV under another name
-            versions[package] = None
     device = gpu or f"CPU, {platform.machine()}, {os.cpu_count()} cores, threads a run: {torch.get_num_threads()}"
     if (count := processes().num_processes) > 1:
         device += f", {count} processes"
@@ -403,13 +401,12 @@ WARPS = {
 
 def robustness(judge: Callable[..., np.ndarray], labels: np.ndarray) -> dict:
     """Accuracy on warped clips: for each kind of `WARPS` a list of [amount, accuracy]; `judge` as in Outcome."""
-    curves = {}
-    for kind, amounts in WARPS.items():
-        for amount in amounts:
-            change = partial(warp, **{kind: (0.0, amount) if kind == "shift" else amount})
-            accuracy = float((judge(change=change).argmax(1) == labels).mean())
-            curves.setdefault(kind, []).append([amount, accuracy])
-    return curves
+
+    def accuracy(kind: str, amount: float) -> float:
+        change = partial(warp, **{kind: (0.0, amount) if kind == "shift" else amount})
+        return float((judge(change=change).argmax(1) == labels).mean())
+
+    return {kind: [[amount, accuracy(kind, amount)] for amount in amounts] for kind, amounts in WARPS.items()}
 
 # %% ../notebooks/11_full_gpu_training.ipynb #268b3ccf
 def run(
