@@ -192,7 +192,8 @@ COST = ("parameters", "million multiply-adds", "seconds")
 
 def table2(runs: pd.DataFrame) -> pd.DataFrame:
     """Table 2 in long form, from the runs of one or more corpora: for each model, corpus and split the mean accuracy in
-    percent, half width of its 95 % interval, runs, clips judged, and COST (the shortest of the seconds). In the order of SOURCES, then by name.
+    percent, half width of its 95 % interval, runs, clips judged, and COST, the seconds of the quickest run. In the order
+    of SOURCES, then by name.
     """
     rows = []
     for (model, corpus, split), chosen in runs.groupby(["model", "corpus", "split"]):
