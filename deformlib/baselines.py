@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SIZE', 'LENGTH', 'THRESHOLD', 'CORNERS', 'PATCH', 'HOG', 'COPIES', 'FEATURES', 'CLASSIFIERS', 'BASELINES', 'SOURCES',
            'TABLE2', 'gray_clip', 'differences', 'block_codes', 'track', 'orientations', 'hog_klt', 'mean_frame',
-           'draw_copies', 'features', 'SupportNeighbors', 'votes', 'kept', 'classic', 'FrameNet', 'BidirectionalNet',
-           'r2plus1d', 'deep', 'frame_accuracy', 'Source']
+           'draw_copies', 'features', 'SupportNeighbors', 'votes', 'kept', 'ClassicFitter', 'FrameNet',
+           'BidirectionalNet', 'r2plus1d', 'frame_accuracy', 'Source']
 
 # %% ../notebooks/12_older_methods.ipynb #81cace80
 import hashlib
@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import getsource
 from itertools import pairwise
@@ -43,9 +43,8 @@ from .augment import load_batch
 from .bodies import replacing
 from .convlstm import ConvLSTM
 from .corpus import Corpus, Split
-from .network import NetworkConfig, multiply_adds
-from .study import RECIPES, Experiment, Fitter, NetworkFitter, Outcome, Study, count_parameters
-from .training import evaluate, fit, settings
+from .network import NetworkConfig
+from .study import Experiment, Fitter, NetworkFitter, Outcome, Study
 
 # %% ../notebooks/12_older_methods.ipynb #936a224e
 SIZE, LENGTH = 112, 32  # what the classic rows see, whatever a recipe's network sees: the paper's clip
@@ -100,7 +99,7 @@ def track(before: np.ndarray, after: np.ndarray, difference: np.ndarray) -> tupl
     return found[kept, 0, ::-1], ends[kept, 0, ::-1]
 
 # %% ../notebooks/12_older_methods.ipynb #e2cb0646
-HOG = cv2.HOGDescriptor((PATCH, PATCH), (PATCH, PATCH), (8, 8), (8, 8), 9)  # window, block, stride, cell, bins
+HOG = (PATCH, PATCH), (PATCH, PATCH), (8, 8), (8, 8), 9  # window, block, stride, cell, bins
 
 
 def orientations(image: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -108,7 +107,9 @@ def orientations(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     margin = PATCH // 2
     padded = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     corners = [(round(float(x)), round(float(y))) for y, x in points]  # of the patches, in the padded image
-    return HOG.compute(padded, locations=corners).reshape(len(points), -1) if corners else np.zeros((0, 36), np.float32)
+    if not corners:
+        return np.zeros((0, 36), np.float32)
+    return cv2.HOGDescriptor(*HOG).compute(padded, locations=corners).reshape(len(points), -1)
 
 # %% ../notebooks/12_older_methods.ipynb #a0e7a8f6
 def hog_klt(clip: np.ndarray) -> np.ndarray:
@@ -159,21 +160,32 @@ def _at_size(folder: Path, cache: Path, key: str) -> Corpus:
 
 
 def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
-    """FEATURES[name] of (clip, copy) pairs [N, 2] -> ([N, rows, D], seconds it took), from the corpus' cache if it has them.
+    """FEATURES[name] of (clip, copy) pairs [N, 2] -> ([N, rows, D], seconds), from the corpus' cache if it has them.
 
-    corpus: of any size; its videos are read again at SIZE. seed: of the copies' jitter.
+    corpus: of any size; its videos are read again at SIZE. seed: of the copies' jitter. The seconds are those that the
+    features took when they were made, reading the videos not included.
     """
-    started, corpus = time.monotonic(), _at_size(corpus.folder, corpus.cache, corpus.key)
-    code = "".join(map(getsource, (gray_clip, differences, block_codes, track, orientations, hog_klt, mean_frame)))
-    words = (name, corpus.key, seed, cv2.__version__, THRESHOLD, CORNERS, PATCH, code, pairs.tolist())
+    corpus, feature = _at_size(corpus.folder, corpus.cache, corpus.key), FEATURES[name]
+    parts = (
+        feature.func if isinstance(feature, partial) else feature,
+        gray_clip,
+        differences,
+        track,
+        orientations,
+        hog_klt,
+    )
+    code = [*map(getsource, parts), getattr(feature, "args", ()), getattr(feature, "keywords", {})]
+    numbers = SIZE, LENGTH, THRESHOLD, CORNERS, PATCH, HOG
+    words = corpus.key, seed, cv2.__version__, code, numbers, pairs.tolist()
     file = corpus.cache / f"features-{hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()}.npz"
     try:
         with np.load(file) as stored:
             return stored["rows"], float(stored["seconds"])
     except (OSError, ValueError, EOFError, KeyError, BadZipFile):  # not there yet, or damaged
         pass
+    started = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and torch let other threads run
-        found = pool.map(lambda pair: FEATURES[name](gray_clip(corpus, pair, seed)), pairs)
+        found = pool.map(lambda pair: feature(gray_clip(corpus, pair, seed)), pairs)
         rows = np.stack(list(tqdm(found, total=len(pairs), desc=name, leave=False)))
     seconds = time.monotonic() - started
     with replacing(file) as beside:
@@ -219,26 +231,41 @@ def kept(classifier: BaseEstimator) -> int:
     return next(sum(getattr(last, name).size for name in some) for some in names if hasattr(last, some[0]))
 
 
-def classic(
-    feature: str | None, classifier: str, experiment: Experiment, corpus: Corpus, split: Split, folder: Path
-) -> Outcome:
-    """Fit a classifier of CLASSIFIERS on a feature of FEATURES (None: on nothing) and judge the validation pairs.
+@dataclass(frozen=True)
+class ClassicFitter:
+    """Fits a classifier of CLASSIFIERS on a feature of FEATURES (None: on nothing) and judges the validation pairs.
 
     It trains on draw_copies of the split, each row with the label of its clip, but for rows of zeros, which saw no
-    motion; a clip goes to the class with most votes. The seconds include the features, from the cache or not.
+    motion; a clip goes to the class with most votes. Its seconds are those of training: the features of these copies,
+    counted as they took when they were made, and the classifier.
     """
-    pairs, spent = draw_copies(split, experiment.seed), 0.0
-    rows, judged = np.ones((len(pairs), 1, 1)), np.ones((len(split.val), 1, 1))
-    if feature:
-        rows, spent = features(feature, corpus, pairs, experiment.seed)
-        judged, more = features(feature, corpus, split.val, experiment.seed)
-        spent += more
-    started, telling = time.monotonic(), rows.any(2)
-    model = CLASSIFIERS[classifier](experiment.seed)
-    model.fit(rows[telling], np.repeat(corpus.labels[pairs[:, 0]], telling.sum(1)))
-    probabilities = votes(model, judged, len(corpus.classes))
-    settings = {"feature": feature, "classifier": classifier, "copies": COPIES, "clip": [LENGTH, SIZE, SIZE]}
-    return Outcome(probabilities, kept(model), settings, [], spent + time.monotonic() - started)
+
+    feature: str | None
+    classifier: str
+
+    def settings(self, experiment: Experiment, corpus: Corpus, split: Split) -> dict:
+        """What fixes the result of a run: feature, classifier with its options, and a hash of the pairs."""
+        pairs = draw_copies(split, experiment.seed).tobytes() + split.val.tobytes()
+        return {
+            "feature": self.feature,
+            "classifier": " ".join(repr(CLASSIFIERS[self.classifier](experiment.seed)).split()),
+            "copies": COPIES,
+            "clip": [LENGTH, SIZE, SIZE],
+            "pairs": hashlib.blake2b(pairs, digest_size=8).hexdigest(),
+        }
+
+    def __call__(self, experiment: Experiment, corpus: Corpus, split: Split, folder: Path) -> Outcome:
+        """Train and judge. Nothing is kept in `folder`: it takes seconds."""
+        pairs, spent = draw_copies(split, experiment.seed), 0.0
+        rows, judged = np.ones((len(pairs), 1, 1)), np.ones((len(split.val), 1, 1))
+        if self.feature:
+            rows, spent = features(self.feature, corpus, pairs, experiment.seed)
+            judged, _ = features(self.feature, corpus, split.val, experiment.seed)
+        started, telling = time.monotonic(), rows.any(2)
+        model = CLASSIFIERS[self.classifier](experiment.seed)
+        model.fit(rows[telling], np.repeat(corpus.labels[pairs[:, 0]], telling.sum(1)))
+        spent += time.monotonic() - started
+        return Outcome(votes(model, judged, len(corpus.classes)), kept(model), [], spent)
 
 # %% ../notebooks/12_older_methods.ipynb #0e7d278d
 class FrameNet(nn.Module):
@@ -313,27 +340,6 @@ def r2plus1d(config: NetworkConfig) -> nn.Module:
     return net
 
 # %% ../notebooks/12_older_methods.ipynb #e01e7474
-def deep(
-    build: Callable[[NetworkConfig], nn.Module], experiment: Experiment, corpus: Corpus, split: Split, folder: Path
-) -> Outcome:
-    """Train the network that `build` makes for the experiment's recipe, and judge the validation pairs."""
-    recipe = RECIPES[experiment.recipe]
-    training = replace(recipe.training, seed=experiment.seed)
-    torch.manual_seed(experiment.seed)
-    net = build(replace(recipe.network, classes=len(corpus.classes)))
-    history = fit(net, corpus, split, training, folder)
-    if isinstance(net, FrameNet):
-        history[-1]["frame_accuracy"] = frame_accuracy(net, corpus, split.val, experiment.seed)
-    return Outcome(
-        probabilities=evaluate(net, corpus, split.val, experiment.seed),
-        parameters=count_parameters(net),
-        settings=settings(net, split, training),
-        history=history,
-        seconds=history[-1]["seconds"],
-        multiply_adds=multiply_adds(net),
-    )
-
-
 def frame_accuracy(net: FrameNet, corpus: Corpus, pairs: np.ndarray, seed: int) -> float:
     """Share of all single frames of (clip, copy) pairs [N, 2] that a network on frames puts into the right class."""
     right = []
@@ -345,18 +351,18 @@ def frame_accuracy(net: FrameNet, corpus: Corpus, pairs: np.ndarray, seed: int) 
 
 
 BASELINES: dict[str, Fitter] = {
-    "chance": partial(classic, None, "prior"),
-    "mean_frame": partial(classic, "mean_frame", "logistic"),
-    "mbmic": partial(classic, "mbmic", "forest"),
-    "mbmic_3x12": partial(classic, "mbmic_3x12", "forest"),
-    "hog_klt": partial(classic, "hog_klt", "forest"),
-    "hog_klt_svm": partial(classic, "hog_klt", "svm"),
-    "hog_klt_knn": partial(classic, "hog_klt", "knn"),
-    "svm_knn": partial(classic, "hog_klt", "svm_knn"),
-    "fdcnn": partial(deep, FrameNet),
+    "chance": ClassicFitter(None, "prior"),
+    "mean_frame": ClassicFitter("mean_frame", "logistic"),
+    "mbmic": ClassicFitter("mbmic", "forest"),
+    "mbmic_3x12": ClassicFitter("mbmic_3x12", "forest"),
+    "hog_klt": ClassicFitter("hog_klt", "forest"),
+    "hog_klt_svm": ClassicFitter("hog_klt", "svm"),
+    "hog_klt_knn": ClassicFitter("hog_klt", "knn"),
+    "svm_knn": ClassicFitter("hog_klt", "svm_knn"),
+    "fdcnn": NetworkFitter(build=FrameNet, extra=frame_accuracy),
     "conv3d": NetworkFitter(changes={"hidden": (), "deform_steps": ()}),  # chapter 09 without its ConvLSTMs
-    "conv3d_convlstm": partial(deep, BidirectionalNet),
-    "r2plus1d": partial(deep, r2plus1d),
+    "conv3d_convlstm": NetworkFitter(build=BidirectionalNet),
+    "r2plus1d": NetworkFitter(build=r2plus1d),
 }
 
 # %% ../notebooks/12_older_methods.ipynb #a3d49be5

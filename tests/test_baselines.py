@@ -1,12 +1,13 @@
 """Features where the answer is known, votes, copies, the cache, and every row of Table 2 on a tiny corpus."""
 
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.dummy import DummyClassifier
 
 from deformlib import baselines
 from deformlib.baselines import (
@@ -16,6 +17,7 @@ from deformlib.baselines import (
     SOURCES,
     TABLE2,
     BidirectionalNet,
+    ClassicFitter,
     FrameNet,
     SupportNeighbors,
     block_codes,
@@ -33,10 +35,10 @@ from deformlib.baselines import (
 )
 from deformlib.corpus import Corpus, by_actor, by_copy
 from deformlib.network import NetworkConfig, paper_steps
-from deformlib.study import FITTERS, Experiment, make_split, run
+from deformlib.study import FITTERS, Experiment, NetworkFitter, StudyError, make_split, run
 
 TINY = NetworkConfig(classes=3, length=8, size=32, conv3d=(8, 8, 16), hidden=(8, 8, 8), conv2d=(16, 16, 16), deform_steps=paper_steps(4))
-CLASSIC = [name for name, fitter in BASELINES.items() if isinstance(fitter, partial) and fitter.func is baselines.classic]
+CLASSIC = [name for name, fitter in BASELINES.items() if isinstance(fitter, ClassicFitter)]
 
 
 def square(*places: tuple[int, int]) -> np.ndarray:
@@ -156,18 +158,62 @@ def test_copies_are_drawn_by_the_seed(corpus: Corpus):
 
 def test_features_come_from_the_cache(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     """The second call computes nothing; a damaged file is made anew; other pairs or another seed are other features."""
-    pairs = np.array([[0, -1], [3, 5]])
+    pairs, calls, real = np.array([[0, -1], [3, 5]]), [], baselines.gray_clip
+    monkeypatch.setattr(baselines, "getsource", lambda function: function.__name__)  # of the spy too
+    monkeypatch.setattr(baselines, "gray_clip", wraps(real)(lambda *words: calls.append(words) or real(*words)))
     first, seconds = features("mean_frame", corpus, pairs, 0)
-    stored = set(corpus.cache.glob("features-*.npz"))
-    assert first.shape == (2, 1, 784) and seconds > 0
-    monkeypatch.setitem(FEATURES, "mean_frame", lambda clip: np.zeros((1, 784), np.float32))
+    assert first.shape == (2, 1, 784) and seconds > 0 and len(calls) == 2
     again, said = features("mean_frame", corpus, pairs, 0)
-    assert np.array_equal(again, first) and said == seconds
-    (file,) = (path for path in stored if np.array_equal(np.load(path)["rows"], first))
+    assert np.array_equal(again, first) and said == seconds and len(calls) == 2
+    (file,) = (path for path in corpus.cache.glob("features-*.npz") if np.array_equal(np.load(path)["rows"], first))
     file.write_bytes(file.read_bytes()[:100])
-    assert not features("mean_frame", corpus, pairs, 0)[0].any()  # computed, by the function put in its place
-    assert not features("mean_frame", corpus, pairs[::-1], 0)[0].any()
-    assert not features("mean_frame", corpus, pairs, 1)[0].any()
+    assert np.array_equal(features("mean_frame", corpus, pairs, 0)[0], first) and len(calls) == 4
+    assert np.array_equal(features("mean_frame", corpus, pairs[::-1], 0)[0], first[::-1]) and len(calls) == 6
+    assert not np.array_equal(features("mean_frame", corpus, pairs, 1)[0][1], first[1]) and len(calls) == 8
+
+
+def test_a_changed_function_or_constant_finds_no_old_features(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    """The function put in its place is asked, with its own words; a constant counts where it is used, in a helper too."""
+    pairs = np.array([[0, -1], [3, 5]])
+    first, codes = features("mean_frame", corpus, pairs, 0)[0], features("mbmic", corpus, pairs, 0)[0]
+    monkeypatch.setitem(FEATURES, "mean_frame", lambda clip: np.zeros((1, 784), np.float32))
+    assert first.any() and not features("mean_frame", corpus, pairs, 0)[0].any()
+    monkeypatch.setitem(FEATURES, "mbmic", partial(block_codes, blocks=(2, 3)))
+    assert features("mbmic", corpus, pairs, 0)[0].shape == (2, 31, 6)
+    monkeypatch.undo()
+    assert np.array_equal(features("mean_frame", corpus, pairs, 0)[0], first)
+    monkeypatch.setattr(baselines, "THRESHOLD", 255)
+    assert codes.any() and not features("mbmic", corpus, pairs, 0)[0].any()
+    monkeypatch.setattr(baselines, "LENGTH", 8)
+    assert features("mbmic", corpus, pairs, 0)[0].shape == (2, 7, 36)
+
+
+def test_classic_records_of_other_settings_are_refused(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fewer copies, another option of the classifier, another classifier: the old record is not taken for the new result."""
+    experiment = Experiment(str(corpus.folder), "by_actor", "chance", 0, "tiny")
+    (record,) = run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+    assert run([experiment], tmp_path, corpus.cache, fitters=BASELINES) == [record]
+    refused = pytest.raises(StudyError, match=r"tiny-chance-by_actor-0\.json: a record of the same name with other settings")
+    with refused:
+        run([experiment], tmp_path, corpus.cache, fitters={"chance": ClassicFitter(None, "forest")})
+    monkeypatch.setitem(baselines.CLASSIFIERS, "prior", lambda seed: DummyClassifier(strategy="stratified", random_state=seed))
+    with refused:
+        run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+    monkeypatch.undo()
+    monkeypatch.setattr(baselines, "COPIES", 2)
+    with refused:
+        run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+
+
+def test_network_rows_say_which_network(corpus: Corpus):
+    """The same configuration builds several networks; their settings tell them apart, and their seed their first weights."""
+    experiments = [Experiment(str(corpus.folder), "by_actor", "any", seed, "tiny") for seed in (0, 1)]
+    split = make_split(experiments[0], corpus)
+    fitters = [FITTERS["deformable"], BASELINES["fdcnn"], BASELINES["conv3d_convlstm"]]
+    found = [fitter.settings(experiments[0], corpus, split) for fitter in fitters]
+    assert [settings.get("build") for settings in found] == [None, "FrameNet", "BidirectionalNet"]
+    first, other = (NetworkFitter(build=FrameNet).network(experiment, 3).layers[0].weight for experiment in experiments)
+    assert not torch.equal(first, other)
 
 
 def test_frames_are_averaged_after_the_softmax():

@@ -191,20 +191,30 @@ def test_frozen_and_removed_offsets(corpus: Corpus, tmp_path: Path):
     assert min(records[0]["history"][-1]["offsets"]) > 0.5 and min(records[1]["history"][-1]["offsets"]) > 0
 
 
-def constant(experiment: Experiment, corpus: Corpus, split: Split, folder: Path) -> Outcome:
-    """A fitter of another kind: it always says the first class."""
-    probabilities = np.eye(len(corpus.classes), dtype=np.float32)[np.zeros(len(split.val), dtype=int)]
-    return Outcome(probabilities, 0, {"says": corpus.classes[0]}, [], 0.25, judge=lambda change: probabilities)
+class Constant:
+    """A fitter of another kind: it always says the same class."""
+
+    def __init__(self, says: int):
+        self.says = says
+
+    def settings(self, experiment: Experiment, corpus: Corpus, split: Split) -> dict:
+        return {"says": corpus.classes[self.says]}
+
+    def __call__(self, experiment: Experiment, corpus: Corpus, split: Split, folder: Path) -> Outcome:
+        probabilities = np.eye(len(corpus.classes), dtype=np.float32)[np.full(len(split.val), self.says)]
+        return Outcome(probabilities, 0, [], 0.25, judge=lambda change: probabilities)
 
 
 def test_other_models_are_run_alike(corpus: Corpus, tmp_path: Path):
-    """A fitter is any function that gives an Outcome; its record is a record, with nothing to save."""
+    """A fitter is anything that says its settings and gives an Outcome; its record is a record, with nothing to save."""
     experiment = Experiment(str(corpus.folder), "by_actor", "constant", 1, "tiny")
-    (record,) = run([experiment], tmp_path, corpus.cache, fitters={"constant": constant}, warped=True)
+    (record,) = run([experiment], tmp_path, corpus.cache, fitters={"constant": Constant(0)}, warped=True)
     assert record["accuracy"] == 1 / 3 and record["history"] == [] and record["multiply_adds"] is None
     assert record["settings"] == {"says": "anger"} and record["seconds"] == 0.2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny-constant-by_actor-1.json"]
-    assert run([experiment], tmp_path, corpus.cache, fitters={"constant": None}) == [record]
+    assert run([experiment], tmp_path, corpus.cache, fitters={"constant": Constant(0)}) == [record]
+    with pytest.raises(StudyError, match="a record of the same name with other settings"):
+        run([experiment], tmp_path, corpus.cache, fitters={"constant": Constant(1)})
 
 
 def test_robustness_asks_the_trained_network(corpus: Corpus, tmp_path: Path):
