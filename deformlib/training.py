@@ -13,7 +13,6 @@ import json
 import math
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -190,10 +189,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: dict
 ) -> dict:
-    """Bring a run back to its checkpoint, if it has one, and return its progress.
-
-    A damaged file or one of another run is a TrainingError.
-    """
+    """Bring a run back to its checkpoint, if any, and return its progress; TrainingError if damaged or another run's."""
     if not path.exists():
         return {"run": run, "step": 0, "sums": [0.0, 0.0], "seconds": 0.0, "waited": 0.0, "history": []}
     try:
@@ -204,15 +200,12 @@ def load_checkpoint(
         raise TrainingError(f"{path}: damaged ({error}); delete it to start this run anew.") from error
     if metadata["progress"]["run"] != run:
         raise TrainingError(f"{path}: belongs to a run with other settings; delete it, or choose another folder.")
-    weights, state = {}, defaultdict(dict)
+    state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        kind, key = name.split(".", 1)
-        if kind == "net":
-            weights[key] = tensor
-        elif kind == "optimizer":
-            number, key = key.split(".", 1)
-            state[int(number)][key] = tensor
-    net.load_state_dict(weights)
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = tensor
+    net.load_state_dict({name.removeprefix("net."): tensors[name] for name in tensors if name.startswith("net.")})
     optimizer.load_state_dict({"state": state, "param_groups": metadata["groups"]})
     torch.set_rng_state(tensors["generator.cpu"])
     if "generator.cuda" in tensors and accelerator.device.type == "cuda":
@@ -230,10 +223,7 @@ def precision() -> str:
 
 
 def watch(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int) -> dict:
-    """Accuracy on some validation pairs, and the mean tap displacement on the first eight, in pixels of each layer's map.
-
-    A network without `offset_fields` has no such displacements.
-    """
+    """Accuracy on some validation pairs; on the first eight mean tap displacement, if any, in pixels of each layer's map."""
     right = evaluate(net, corpus, pairs, seed).argmax(1) == corpus.labels[pairs[:, 0]]
     offsets = []
     if hasattr(net, "offset_fields"):
