@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark gallery test stress lab notebooks clean
+.PHONY: help reproduce benchmark gallery test slow browser stress lab notebooks clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, in five minutes"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery)"
 	@echo "make test        run all tests and check every notebook's stored outputs"
+	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
+	@echo "make browser     use chapters 07 and 14 in a real JupyterLab; needs a Chromium of the system"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run all notebooks in place and write the library from them"
@@ -35,6 +37,13 @@ gallery: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
+
+slow: $(READY)
+	DEFORMLIB_SLOW=1 $(BIN)/python -m pytest -p no:nbval -o addopts="" -k compiled tests/test_convlstm.py tests/test_network.py
+
+browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
+	$(BIN)/python -m pytest -p no:nbval -o addopts="" -rs tests/browser
 
 stress: $(READY)
 	$(BIN)/python tests/stress.py

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RELEASED_TRAINING', 'TrainingError', 'InUseError', 'TrainConfig', 'learning_rate', 'make_optimizer', 'step_pairs',
            'ahead', 'processes', 'evaluate', 'save_checkpoint', 'load_checkpoint', 'precision', 'watch', 'train_step',
-           'find_batch', 'held', 'settings', 'close_epoch', 'prepare', 'fit', 'draw_history', 'LiveCurve']
+           'find_batch', 'held', 'settings', 'close_epoch', 'prepare', 'batches', 'fit', 'draw_history', 'LiveCurve']
 
 # %% ../notebooks/10_training.ipynb #bd5272a9
 import hashlib
@@ -189,7 +189,9 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: dict
 ) -> dict:
-    """Bring a run back to its checkpoint and return its progress; a damaged file or one of another run is a TrainingError."""
+    """Bring a run back to its checkpoint, if any, and return its progress; TrainingError if damaged or another run's."""
+    if not path.exists():
+        return {"run": run, "step": 0, "sums": [0.0, 0.0], "seconds": 0.0, "waited": 0.0, "history": []}
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {name: json.loads(value) for name, value in file.metadata().items()}
@@ -221,10 +223,7 @@ def precision() -> str:
 
 
 def watch(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int) -> dict:
-    """Accuracy on some validation pairs, and the mean tap displacement on the first eight, in pixels of each layer's map.
-
-    A network without `offset_fields` has no such displacements.
-    """
+    """Accuracy on some validation pairs; on the first eight mean tap displacement, if any, in pixels of each layer's map."""
     right = evaluate(net, corpus, pairs, seed).argmax(1) == corpus.labels[pairs[:, 0]]
     offsets = []
     if hasattr(net, "offset_fields"):
@@ -324,16 +323,17 @@ def settings(net: nn.Module, split: Split, config: TrainConfig) -> dict:
     return json.loads(json.dumps(found))  # as it comes back from a file: lists for tuples
 
 
-def close_epoch(progress: dict, row: dict, clips: int, seconds: float) -> None:
+def close_epoch(progress: dict, row: dict, clips: int) -> None:
     """Put the row of a finished epoch of so many clips into the history, and start the sums of the next.
 
     clips_per_second is over the epoch, watching included; data_share is the share of it that the loop waited for data.
     """
-    spent = seconds - (progress["history"][-1]["seconds"] if progress["history"] else 0.0)
+    history, seconds = progress["history"], progress["seconds"]
+    spent = seconds - (history[-1]["seconds"] if history else 0.0)
     loss, right = (value / clips for value in progress["sums"])
     row |= {"loss": loss, "accuracy": right, "seconds": seconds}
     row |= {"clips_per_second": clips / spent, "data_share": progress["waited"] / spent}
-    progress |= {"sums": [0.0, 0.0], "waited": 0.0, "history": [*progress["history"], row]}
+    progress |= {"sums": [0.0, 0.0], "waited": 0.0, "history": [*history, row]}
 
 # %% ../notebooks/10_training.ipynb #9c4f71a0
 def prepare(net: nn.Module, config: TrainConfig) -> tuple[Accelerator, nn.Module, nn.Module, torch.optim.Optimizer]:
@@ -348,6 +348,19 @@ def prepare(net: nn.Module, config: TrainConfig) -> tuple[Accelerator, nn.Module
     model, optimizer = accelerator.prepare(net, make_optimizer(net, config))
     return accelerator, net, torch.compile(model) if config.compile else model, optimizer
 
+# %% ../notebooks/10_training.ipynb #9a7cf34d
+def batches(
+    net: nn.Module, corpus: Corpus, split: Split, config: TrainConfig, accelerator: Accelerator, steps: range
+) -> Iterator[list]:
+    """This process's share of the batch of each step, in `accumulate` parts of (clips, labels), loaded one step ahead."""
+    load = loader(corpus, accelerator.device)
+
+    def share(step: int) -> list:
+        mine = step_pairs(split, config, step)[accelerator.process_index :: accelerator.num_processes]
+        return [load(some, length=net.config.length, seed=config.seed) for some in np.split(mine, config.accumulate)]
+
+    return ahead(share, steps)
+
 # %% ../notebooks/10_training.ipynb #ab3b4899
 def fit(
     net: nn.Module,
@@ -358,45 +371,36 @@ def fit(
     on_epoch: Callable[[list[dict]], None] | None = None,
     checkpoint_seconds: float = 20.0,
 ) -> list[dict]:
-    """Train `net` in place on `split.train` and return the history, one dict an epoch.
+    """Train `net` in place on `split.train` and return the history, one dict an epoch; `on_epoch(history)` can draw it.
 
     `net`: any network as `evaluate` takes it, whose `config` is a dataclass. `folder` receives `checkpoint.safetensors`
-    (after each epoch, and in between every `checkpoint_seconds`) and `history.jsonl`. If it holds a checkpoint of this
-    very run, training goes on from there and ends with the same weights, bit for bit on a CPU. `on_epoch(history)` is
-    called after each epoch, to draw a curve. The accuracy on the first 64 validation pairs is watched; nothing is chosen
-    by it. Several processes (torchrun, accelerate launch) share each batch. Raises TrainingError if the loss is not
-    finite, memory or disk are full, or the batch cannot be shared; InUseError if another run has the folder.
+    (after each epoch, and in between every `checkpoint_seconds`) and `history.jsonl`; from a checkpoint of this very run
+    training goes on, to the same weights, bit for bit on a CPU. The accuracy on the first 64 validation pairs is watched;
+    nothing is chosen by it. Raises TrainingError if the loss is not finite, memory or disk are full, or the processes
+    (torchrun, accelerate launch) cannot share a batch evenly; InUseError if another run has the folder.
     """
     accelerator, net, model, optimizer = prepare(net, config)
-    folder, rank = Path(folder), accelerator.process_index
-    scales = [group["lr"] / config.lr for group in optimizer.param_groups]
-    epoch_steps, load = config.steps(split), loader(corpus, accelerator.device)
+    folder, rank, epoch_steps = Path(folder), accelerator.process_index, config.steps(split)
     path, total = folder / "checkpoint.safetensors", config.epochs * epoch_steps
-    run = settings(net, split, config) | {"corpus": corpus.key}
-    progress = {"run": run, "step": 0, "sums": [0.0, 0.0], "seconds": 0.0, "waited": 0.0, "history": []}
-
-    def batch(step: int) -> list:
-        """This process's share of the batch of a step, in `accumulate` parts."""
-        mine = step_pairs(split, config, step)[rank :: accelerator.num_processes]
-        return [load(some, length=net.config.length, seed=config.seed) for some in np.split(mine, config.accumulate)]
-
+    scales = [group["lr"] / config.lr for group in optimizer.param_groups]
     with held(folder / "lock") if rank == 0 else nullcontext():
-        if path.exists():
-            progress = load_checkpoint(path, net, optimizer, accelerator, run)
-            if rank == 0 and progress["step"] < total:
-                tqdm.write(f"{folder.name}: goes on from step {progress['step']} of {total}")
+        run = settings(net, split, config) | {"corpus": corpus.key}
+        progress = load_checkpoint(path, net, optimizer, accelerator, run)
+        if rank == 0 and 0 < progress["step"] < total:
+            tqdm.write(f"{folder.name}: goes on from step {progress['step']} of {total}")
         steps, sums = range(progress["step"], total), torch.tensor(progress["sums"], device=accelerator.device)
-        saved, batches = time.monotonic(), ahead(batch, steps)
+        saved, loaded = time.monotonic(), batches(net, corpus, split, config, accelerator, steps)
         started = saved - progress["seconds"]
         model.train()
+
         for step in tqdm(steps, folder.name, total, initial=steps.start, unit="step") if rank == 0 else steps:
             rate = learning_rate(config, step, epoch_steps)
             for group, scale in zip(optimizer.param_groups, scales):
                 group["lr"] = rate * scale
             asked = time.monotonic()
-            loaded = next(batches)
+            parts = next(loaded)
             progress["waited"] += time.monotonic() - asked
-            sums += train_step(model, optimizer, accelerator, loaded, config)
+            sums += train_step(model, optimizer, accelerator, parts, config)
 
             epoch_ends = (step + 1) % epoch_steps == 0
             if not epoch_ends and time.monotonic() - saved < checkpoint_seconds:
@@ -406,15 +410,13 @@ def fit(
                 raise TrainingError(
                     f"{folder}: the loss is no longer finite by step {step}; start anew with a lower lr than {config.lr}."
                 )
-            if epoch_ends:
-                row = {
-                    "epoch": (step + 1) // epoch_steps,
-                    "lr": rate,
-                    **watch(net, corpus, split.val[:64], config.seed),
-                }
-                close_epoch(progress, row, epoch_steps * config.batch, time.monotonic() - started)
-                sums.zero_()
+            watched = watch(net, corpus, split.val[:64], config.seed) if epoch_ends else {}
             progress["seconds"] = time.monotonic() - started
+            if epoch_ends:
+                close_epoch(
+                    progress, {"epoch": (step + 1) // epoch_steps, "lr": rate} | watched, epoch_steps * config.batch
+                )
+                sums.zero_()
             if rank == 0:
                 save_checkpoint(path, net, optimizer, accelerator, progress)
             saved = time.monotonic()
@@ -426,23 +428,17 @@ def fit(
 def draw_history(history: list[dict], axes: Sequence[plt.Axes]) -> None:
     """Draw into five axes, over the epochs: loss, accuracy, learning rate, clips per second, mean tap displacement per layer."""
     epochs = [row["epoch"] for row in history]
-    lines = {
-        "loss": {"": "loss"},
-        "accuracy": {"training": "accuracy", "validation": "watched"},
-        "learning rate": {"": "lr"},
-        "clips per second": {"": "clips_per_second"},
-    }
-    for ax, (title, names) in zip(axes, lines.items()):
-        for label, name in names.items():
-            ax.plot(epochs, [row[name] for row in history], label=label)
+    names = {"loss": "loss", "accuracy": "accuracy", "lr": "learning rate", "clips_per_second": "clips per second"}
+    for ax, (name, title) in zip(axes, names.items()):
+        ax.plot(epochs, [row[name] for row in history], label="training")
         ax.set_title(title)
+    axes[1].plot(epochs, [row["watched"] for row in history], label="validation")
     for layer, values in enumerate(zip(*(row["offsets"] for row in history)), start=1):
         axes[4].plot(epochs, values, label=f"layer {layer}", linestyle=("-", "--", ":")[(layer - 1) % 3])
     axes[4].set_title("tap displacement, px")
-    for ax in axes:
-        ax.set(xlabel="epoch", ylim=(0, 1 if ax is axes[1] else None))
-    for ax in (axes[1], axes[4]):
-        if ax.lines:
+    for number, ax in enumerate(axes):
+        ax.set(xlabel="epoch", ylim=(0, 1 if number == 1 else None))
+        if number in (1, 4) and ax.lines:
             ax.legend(fontsize=8)
 
 
@@ -455,8 +451,8 @@ class LiveCurve:
     def __call__(self, history: list[dict]) -> None:
         figure, axes = plt.subplots(1, 5, figsize=(14, 2.5), dpi=60, layout="constrained")
         draw_history(history, axes)
-        if self.handle is None:
-            self.handle = display(figure, display_id=True)
-        else:
+        if self.handle:
             self.handle.update(figure)
+        else:
+            self.handle = display(figure, display_id=True)
         plt.close(figure)

@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-ANSWERS = sorted((NOTEBOOKS / "answers").glob("[0-9]*.md"))
+CHAPTERS = [path for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) if "## Exercises" in path.read_text(encoding="utf-8")]
 
 
 def numbered(text: str, mark: str) -> dict[int, str]:
@@ -37,10 +37,11 @@ def exercises(chapter: Path) -> dict[int, str]:
     return numbered(text.split("\n## Exercises", 1)[1].split("\n## References", 1)[0], r"(?:\*\*)?")
 
 
-@pytest.mark.parametrize("path", ANSWERS, ids=lambda path: path.stem)
-def test_checks_fail_on_the_blank_and_pass_on_the_answer(path: Path):
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
+def test_checks_fail_on_the_blank_and_pass_on_the_answer(chapter: Path):
     """The chapter's code runs first, without the cell that removes its folder; then each blank, then each answer."""
-    chapter = NOTEBOOKS / f"{path.stem}.ipynb"
+    path = NOTEBOOKS / "answers" / f"{chapter.stem}.md"
+    assert path.exists(), f"{chapter.name} has exercises but no worked answers: write notebooks/answers/{path.name}"
     asked, answered = exercises(chapter), numbered(path.read_text(encoding="utf-8"), "<details><summary>")
     assert asked.keys() == answered.keys(), "an exercise without an answer, or the other way round"
     book = nbformat.read(chapter, as_version=4)

@@ -131,3 +131,13 @@ def test_imports_earlier_chapters_by_name(path: Path):
     own = re.search(r"^#\| default_exp (\w+)", code, re.M)
     if own:
         assert not re.search(rf"^\s*(from|import) deformlib\.{own[1]}\b", code, re.M)
+
+
+@every_notebook
+def test_has_a_row_in_both_maps(path: Path):
+    """README's map names every notebook, and so does that of chapter 00, but for 00 itself."""
+    maps = {"README.md": ((ROOT / "README.md").read_text(encoding="utf-8"), "notebooks/")}
+    if path != NOTEBOOKS[0]:
+        maps[NOTEBOOKS[0].name] = "\n".join(cell["source"] for cell in cells(NOTEBOOKS[0], "markdown")), ""
+    for name, (text, folder) in maps.items():
+        assert re.search(rf"^\| \[{path.stem.split('_')[0]} [^]]+\]\({folder}{path.name}\) \|", text, re.M), f"{name} has no row"
