@@ -85,8 +85,6 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         yield f"pool is {config.pool!r}: choose 'max' or 'average'."
     if config.gates not in ("mean", "convolution"):
         yield f"gates is {config.gates!r}: choose 'mean' or 'convolution'."
-    if config.modulated and config.per_filter:
-        yield "modulated and per_filter exclude each other: the released form has no mask, so set one to False."
     if config.deform_state and config.gates == "mean":
         yield "deform_state moves the convolutions of all gates, but gates on means have none: take gates='convolution'."
     if (config.deform_state or config.learned_steps) and not moving:
@@ -197,7 +195,7 @@ class VideoNet(nn.Module):
         options["defects"] = tuple(name for name in config.defects if name in ("mixed_gates", "released_border"))
 
         self.conv3d = Conv3dStack(config.in_channels, config.conv3d, config.pool, config.norm_momentum)
-        self.conv3d.to(memory_format=torch.channels_last_3d)  # the same numbers, faster on a CPU
+        self.conv3d.to(memory_format=torch.channels_last_3d)  # the channels of a pixel side by side: the same numbers
         self.recurrent, self.norms, self.conv2d = nn.ModuleList(), nn.ModuleList(), nn.Sequential()
         channels = config.conv3d[-1]
         for width, steps in zip(config.hidden, config.deform_steps):

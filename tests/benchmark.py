@@ -139,22 +139,24 @@ def ratios(word: str, mine: dict[str, float], other: dict[str, float]) -> dict[s
     return row
 
 
-def write_table(folder: Path, name: str, title: str, columns: dict[str, str], rows: list[dict]) -> str:
-    """Store rows and machine as name.json and, with the columns {entry of a row: heading} chosen, as a table in name.md.
+def markdown(columns: dict[str, str], rows: list[dict]) -> str:
+    """A table of rows, with the columns {entry of a row: heading} chosen."""
 
-    Returns the table. title: what a ratio compares, in a few words.
-    """
-    record = machine() | {"date": datetime.date.today().isoformat(), "results": rows}
+    def cell(value: object) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+    lines = ["| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(cell(row[entry]) for entry in columns) + " |" for row in rows]) + "\n"
+
+
+def store(folder: Path, name: str, title: str, found: dict, tables: list[str]) -> str:
+    """Write what was found, and the machine, to name.json, and the tables under the title to name.md; returns the latter."""
+    record = machine() | {"date": datetime.date.today().isoformat()} | found
     record["versions"]["torchvision"] = torchvision.__version__
-    lines = [
-        f"{title}: {record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}.\n",
-        "| " + " | ".join(columns.values()) + " |",
-        "|---" * len(columns) + "|",
-    ]
-    for row in rows:
-        cells = [f"{row[entry]:.1f}" if isinstance(row[entry], float) else str(row[entry]) for entry in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    text = "\n".join(lines) + "\n"
+    where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}"
+    text = "\n".join([f"{title}; {where}.\n", *tables])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in ((f"{name}.json", json.dumps(record, indent=1) + "\n"), (f"{name}.md", text)):
         with replacing(folder / file) as beside:
@@ -201,7 +203,8 @@ def main() -> None:
     known: dict = {}
     with tqdm(total=3 * len(CASES) * len(places), desc="benchmark") as bar:
         rows = [row for device, threads in places for row in compare(device, threads, known, bar)]
-    print(write_table(folder, "deform", "Ours against torchvision.ops.deform_conv2d, times better", COLUMNS, rows))
+    title = "Ours against torchvision.ops.deform_conv2d, times better"
+    print(store(folder, "deform", title, {"results": rows}, [markdown(COLUMNS, rows)]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ logits. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU: 
 """
 
 import argparse
-import datetime
 import gc
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,16 +14,14 @@ from pathlib import Path
 
 import torch
 import torchvision
-from benchmark import peak, seconds
+from benchmark import markdown, peak, seconds, store
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from deformlib.bodies import replacing
 from deformlib.convlstm import ConvLSTM
 from deformlib.deform import deform_conv2d
-from deformlib.network import NetworkConfig, VideoNet, paper_steps, preset
-from deformlib.study import machine
+from deformlib.network import NetworkConfig, VideoNet, multiply_adds, paper_steps, preset
 
 MOVES = (  # from public code to the library's class; each keeps the ones before
     "naive: a cell for one step, and a loop",
@@ -136,10 +132,11 @@ class NaiveNet(nn.Module):
 
 
 def both_ways(module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
-    """Forward and all gradients."""
+    """Forward and all gradients, that of `x` only if it wants one."""
     with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
         output = module(x)
-    torch.autograd.grad(output, [x, *module.parameters()], torch.ones_like(output))
+    wanted = [tensor for tensor in (x, *module.parameters()) if tensor.requires_grad]
+    torch.autograd.grad(output, wanted, torch.ones_like(output))
 
 
 def train_step(
@@ -245,6 +242,56 @@ def whole_steps(config: NetworkConfig, batch: int, device: str, repeats: int, ba
         bar.set_postfix_str(f"training step: {name}, {device}")
 
 
+class Recurrent(nn.Sequential):
+    """A ConvLSTM and its batch norm as one stage: maps in, maps out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer, norm = self
+        return F.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)
+
+
+def stages(config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm) -> Iterator[dict]:
+    """Milliseconds of every stage of our network for one training clip in float32, each from its convolution to its pooling."""
+    torch.manual_seed(0)
+    net = VideoNet(config).to(device)
+    offsets_of_a_pixel(net)
+    parts = {f"conv3d {k}": net.conv3d.layers[a:b] for k, (a, b) in enumerate(((0, 3), (3, 7), (7, 10)), 1)}
+    parts |= {f"ConvLSTM {k}": Recurrent(*pair) for k, pair in enumerate(zip(net.recurrent, net.norms, strict=True), 1)}
+    parts |= {f"conv2d {k}": net.conv2d[4 * k - 4 : 4 * k] for k in (1, 2, 3)} | {"linear": net.linear}
+    x = torch.rand(batch, config.in_channels, config.length, config.size, config.size, device=device)
+    for name, part in parts.items():
+        x = x.transpose(1, 2).flatten(0, 1) if name == "conv2d 1" else x
+        x = x.mean((2, 3)).unflatten(0, (batch, -1)).mean(1) if name == "linear" else x
+        x = x.detach().requires_grad_(name != "conv3d 1")
+        run = partial(both_ways, part, x, torch.float32)
+        run()  # warm up
+        yield {"where": device, "stage": name, "ms": 1e3 * seconds(run, device, repeats) / batch}
+        with torch.no_grad():
+            x = part(x)
+        bar.update()
+        bar.set_postfix_str(f"{name}, {device}")
+
+
+def forms_of_conv3d(config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm) -> Iterator[dict]:
+    """The 3D part alone in float32, forward and backward, in three forms that give the same numbers."""
+    torch.manual_seed(0)
+    net = VideoNet(config).to(device)
+    first, last = (NaiveNet(net).to(device).conv3d for _ in range(2))
+    forms = {
+        "ordinary convolutions": first,
+        "ordinary convolutions, channels last": last.to(memory_format=torch.channels_last_3d),
+        "Winograd where it pays, channels last: ours": net.conv3d,
+    }
+    x = torch.rand(batch, config.in_channels, config.length, config.size, config.size, device=device)
+    naive: dict = {}
+    for form, module in forms.items():
+        found = measured(partial(both_ways, module, x, torch.float32), device, repeats)
+        naive = naive or found
+        yield {"where": device, "form": form} | found | ratios(naive, found)
+        bar.update()
+        bar.set_postfix_str(f"{form}, {device}")
+
+
 def scaling(config: NetworkConfig, quick: bool, device: str, dtype: torch.dtype, bar: tqdm) -> Iterator[dict]:
     """Our training step at other clip lengths, frame sizes and batches, one changed at a time."""
     base = {"length": config.length, "size": config.size, "batch": 2}
@@ -266,24 +313,6 @@ def scaling(config: NetworkConfig, quick: bool, device: str, dtype: torch.dtype,
         bar.set_postfix_str(f"training step: {point}")
 
 
-def forward_flops(config: NetworkConfig) -> int:
-    """Arithmetic of one clip, forward, two for a multiply-add: convolutions only, bilinear reading left out."""
-    area, length, steps = config.size**2, config.length, config.steps
-    one, two, three = config.conv3d
-    total = 27 * (
-        config.in_channels * one * length * area + one * two * length * area // 4 + two * three * steps * area // 16
-    )
-    before, positions = three, config.map_size**2
-    for width, chosen in zip(config.hidden, config.deform_steps, strict=True):
-        total += 9 * positions * (steps * width * (before + width) + len(chosen) * 18 * before)
-        before = width
-    side = config.map_size
-    for width in config.conv2d:
-        total += 9 * before * width * steps * side**2
-        before, side = width, -(-side // 2)
-    return 2 * total
-
-
 def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
     """FLOP a second of a square matrix product: the best that arithmetic can do on this device."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -293,8 +322,8 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
 
 
 def floors(config: NetworkConfig, device: str) -> Iterator[dict]:
-    """Minutes of the paper's protocol if every multiplication ran at the rate of a matrix product."""
-    flops = forward_flops(config)
+    """Minutes of the paper's protocol if every multiply-add, of ordinary convolutions, ran at the rate of a matrix product."""
+    flops = 2 * multiply_adds(VideoNet(config))
     for dtype in kinds(device):
         rate = matrix_rate(device, dtype, 2048 if device == "cpu" else 8192)
         minutes = EPOCHS * (3 * TRAIN + VALIDATION) * flops / rate / 60
@@ -307,35 +336,21 @@ def floors(config: NetworkConfig, device: str) -> Iterator[dict]:
         }
 
 
-def table(record: dict) -> str:
-    """The record as markdown."""
-    config, floor = record["config"], {(row["where"], row["dtype"]): row for row in record["floor"]}
-    clips = f"Clips of {config['length']} frames of {config['size']} pixels, batch {config['batch']}"
-    lines = [
-        f"{record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}.",
-        f"{clips}; time and memory: times better than naive.",
-        "",
-        "| recurrent stack, forward and backward | steps | on | seconds | time | MB | memory |",
-        "|---|---|---|---|---|---|---|",
+def tables(found: dict[str, list]) -> list[str]:
+    """The record as markdown, one table for each list in it."""
+    floor = {(row["where"], row["dtype"]): row["floor_minutes"] for row in found["floor"]}
+    steps = [row | {"floor": floor[row["where"], row["dtype"]]} for row in found["step"]]
+    cost = {"seconds": "seconds", "time": "time", "mb": "MB", "memory": "memory"}
+    minutes = {"protocol_minutes": "paper's protocol, minutes", "floor": "its ordinary arithmetic at the matrix rate"}
+    step = {"network": "training step", "dtype": "in", "where": "on", "batch": "batch"}
+    point = {"length": "our training step: frames", "size": "pixels", "batch": "batch", "where": "on", "dtype": "in"}
+    return [
+        markdown({"move": "recurrent stack, both ways", "steps": "steps", "where": "on"} | cost, found["stack"]),
+        markdown({"form": "3D part, both ways", "where": "on"} | cost, found["conv3d"]),
+        markdown({"stage": "stage, both ways", "where": "on", "ms": "milliseconds a clip"}, found["stages"]),
+        markdown(step | cost | {"clips_per_second": "clips a second"} | minutes, steps),
+        markdown(point | {"seconds": "seconds", "memory": "MB"}, found["scaling"]),
     ]
-    for row in record["stack"]:
-        numbers = f"{row['seconds']:.3f} | {row['time']:.2f} | {row['mb']:.0f} | {row['memory']:.2f}"
-        lines.append(f"| {row['move']} | {row['steps']} | {row['where']} | {numbers} |")
-    lines += [
-        "",
-        "| training step | on | seconds | time | MB | memory | clips a second | paper's protocol | floor of its arithmetic |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in record["step"]:
-        numbers = f"{row['seconds']:.3f} | {row['time']:.2f} | {row['mb']:.0f} | {row['memory']:.2f}"
-        minutes = f"{row['protocol_minutes']:,.0f} min | {floor[row['where'], row['dtype']]['floor_minutes']:,.0f} min"
-        place = f"{row['network']}, {row['dtype']} | {row['where']}"
-        lines.append(f"| {place} | {numbers} | {row['clips_per_second']:.2f} | {minutes} |")
-    lines += ["", "| our training step at | on | seconds | MB |", "|---|---|---|---|"]
-    for row in record["scaling"]:
-        point = f"{row['length']} frames, {row['size']} pixels, batch {row['batch']}"
-        lines.append(f"| {point} | {row['where']} {row['dtype']} | {row['seconds']:.3f} | {row['memory']:.0f} |")
-    return "\n".join(lines) + "\n"
 
 
 def rounded(value: object) -> object:
@@ -355,25 +370,24 @@ def main() -> None:
         "--quick", action="store_true", help="small maps, to see that it runs: the numbers mean nothing"
     )
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     config, batch, repeats = preset("paper"), 2, 3
     if arguments.quick:
         config, repeats = replace(config, size=32, conv3d=(8, 16, 32), conv2d=(16, 16, 16)), 1
-    found: dict[str, list] = {"stack": [], "step": [], "scaling": [], "floor": []}
+    found: dict[str, list] = {"stack": [], "conv3d": [], "stages": [], "step": [], "scaling": [], "floor": []}
     with tqdm(desc="benchmark") as bar:
         for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
             found["stack"] += stacks(config, batch, device, repeats, bar)
+            found["conv3d"] += forms_of_conv3d(config, batch, device, repeats, bar)
+            found["stages"] += stages(config, batch, device, repeats, bar)
             found["step"] += whole_steps(config, batch, device, repeats, bar)
             if device == "cuda":
                 found["step"] += whole_steps(config, 16, device, repeats, bar)
             found["scaling"] += scaling(config, arguments.quick, device, kinds(device)[-1], bar)
             found["floor"] += floors(config, device)
     sizes = {"length": config.length, "size": config.size, "batch": batch}
-    record = machine() | {"date": datetime.date.today().isoformat(), "config": sizes} | rounded(found)
-    for name, text in (("network.json", json.dumps(record, indent=1) + "\n"), ("network.md", table(record))):
-        with replacing(arguments.folder / name) as beside:
-            beside.write_text(text, encoding="utf-8")
-    print(table(record))
+    title = f"Clips of {config.length} frames of {config.size} pixels, batch {batch}; time and memory: times better than naive"
+    found = rounded(found)
+    print(store(arguments.folder, "network", title, {"config": sizes} | found, tables(found)))
 
 
 if __name__ == "__main__":

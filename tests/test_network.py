@@ -285,6 +285,16 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         assert str(list(shape)) in str(error.value)
 
 
+def test_a_mask_for_every_field_of_every_filter():
+    torch.manual_seed(0)
+    net, clips = VideoNet(replace(TINY, modulated=True, per_filter=True)).double(), torch.rand(3, 1, 8, 16, 16).double()
+    nn.functional.cross_entropy(net(clips), torch.tensor([0, 1, 2])).backward()
+    for layer, channels in zip(net.recurrent, (4, 3, 3), strict=True):
+        branch = layer.deform_conv.offset_branch
+        assert branch.weight.shape == (27 * 3, channels, 3, 3)  # dy, dx and a mask for 9 taps of 3 filters
+        assert (branch.weight.grad.flatten(1).norm(dim=1) > 0).all()
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -294,7 +304,6 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
         ({"length": 1}, "too small"),
         ({"size": 3}, "too small"),
         ({"pool": "mean"}, "pool is 'mean': choose 'max' or 'average'"),
-        ({"modulated": True, "per_filter": True}, "modulated and per_filter exclude each other"),
         ({"conv3d": (2, 3)}, "conv3d names 2 widths and conv2d 3"),
         ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
         ({"conv2d": (4,)}, "conv2d 1: give three of each"),
