@@ -39,7 +39,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
 
 slow: $(READY)
-	DEFORMLIB_SLOW=1 $(BIN)/python -m pytest -p no:nbval -o addopts="" -k compiled tests/test_convlstm.py tests/test_network.py
+	DEFORMLIB_SLOW=1 $(BIN)/python -m pytest -p no:nbval -o addopts="" -k compile tests/test_deform.py tests/test_convlstm.py tests/test_network.py
 
 browser: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
