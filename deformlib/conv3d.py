@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
@@ -62,6 +62,7 @@ class Winograd(torch.autograd.Function):
         return outputs.permute(0, 4, 1, 2, 3)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         clips, weight = ctx.saved_tensors
         frames, four = _windows(Winograd.padded(clips)), grad.permute(0, 2, 3, 4, 1).unflatten(1, (-1, 4)).unbind(2)

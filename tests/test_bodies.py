@@ -11,17 +11,11 @@ import pytest
 
 from deformlib import bodies
 from deformlib.bodies import ACTS, CHANNELS, EMOTIONS, HANDS, JOINTS, PARENTS, Motion
+from deformlib.frames import read_video
 
 
 def joint(motion: Motion, name: str) -> np.ndarray:
     return motion.positions[:, motion.names.index(name)]
-
-
-def decoded(path: Path) -> list[np.ndarray]:
-    video, frames = cv2.VideoCapture(str(path)), []
-    while (frame := video.read()[1]) is not None:
-        frames.append(frame)
-    return frames
 
 
 # The figure
@@ -186,11 +180,13 @@ def test_make_corpus_writes_the_videos_it_promised(tmp_path: Path):
     assert [row["actor"] for row in rows] == [f"a{clip.actor:02d}" for clip in plan]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*(clip.name for clip in plan), "manifest.csv"])
     for clip in plan:
-        frames = decoded(folder / clip.name)
-        assert len(frames) == clip.n_frames and frames[0].shape == (576, 720, 3)
+        frames = read_video(folder / clip.name, color=True)
+        assert frames.shape == (clip.n_frames, 3, 576, 720)
         assert cv2.VideoCapture(str(folder / clip.name)).get(cv2.CAP_PROP_FPS) == 25
         painted = next(iter(bodies.play(clip)[1]))
-        assert np.abs(frames[0].astype(int) - painted).mean() < 4  # the codec keeps the picture
+        assert (
+            np.abs(frames[0].astype(int) - painted[..., ::-1].transpose(2, 0, 1)).mean() < 4
+        )  # the codec keeps the picture
 
 
 def test_make_corpus_twice_gives_the_same_bytes(tmp_path: Path):

@@ -99,6 +99,14 @@ def test_winograd_gradcheck():
     assert torch.autograd.gradcheck(conv3d_winograd, (clips, weight))
 
 
+def test_winograd_says_that_it_has_no_second_derivative():
+    """A graph of the gradient may be asked for, as long as nobody goes backwards through it."""
+    clips, weight = torch.randn(1, 2, 4, 3, 3).requires_grad_(), torch.randn(2, 2, 3, 3, 3)
+    (gradient,) = torch.autograd.grad(conv3d_winograd(clips, weight).square().sum(), clips, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+
+
 def test_winograd_in_float32_at_a_wide_layer():
     """Output and gradients of the third convolution: 1e-5 of the largest number, 3e-6 of the norm; half the products."""
     torch.manual_seed(0)

@@ -6,25 +6,18 @@ import re
 import tarfile
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from deformlib import mocap
 from deformlib.bodies import JOINTS, BodyError, Motion
+from deformlib.frames import read_video
 
 EBMDB = Path(__file__).resolve().parents[2] / "shared" / "data" / "ebmdb" / "ebmdb_bvh30_subset150.tar.xz"
 
 
-def joint(motion: Motion, name: str) -> np.ndarray:
+def place(motion: Motion, name: str) -> np.ndarray:
     return motion.positions[:, motion.names.index(name)]
-
-
-def decoded(path: Path) -> list[np.ndarray]:
-    video, frames = cv2.VideoCapture(str(path)), []
-    while (frame := video.read()[1]) is not None:
-        frames.append(frame)
-    return frames
 
 
 # BVH files. The skeleton below stands in centimetres, y up, facing +z, so its left is +x.
@@ -135,7 +128,7 @@ def test_read_bvh_multiplies_rotations_in_the_order_of_the_file(tmp_path: Path, 
     assert motion.fps == pytest.approx(30, rel=1e-4) and motion.positions.shape[0] == 2
     for frame in range(2):
         for name, where in expected(PERSON, MOVES, order, frame).items():
-            assert np.allclose(joint(motion, name)[frame], where, atol=1e-6), (order, frame, name)
+            assert np.allclose(place(motion, name)[frame], where, atol=1e-6), (order, frame, name)
     assert "LeftHand_end" in motion.names and motion.parents[0] == -1
     assert all(-1 <= parent < index for index, parent in enumerate(motion.parents))
 
@@ -145,7 +138,7 @@ def test_read_bvh_finds_the_unit(tmp_path: Path, unit: float):
     path = tmp_path / "person.bvh"
     path.write_text(bvh_text(PERSON, MOVES, unit=unit))
     where = expected(PERSON, MOVES, "ZXY", 1)["LeftHand"]
-    assert np.allclose(joint(mocap.read_bvh(path), "LeftHand")[1], where, atol=1e-4)
+    assert np.allclose(place(mocap.read_bvh(path), "LeftHand")[1], where, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +149,10 @@ def test_read_bvh_puts_the_head_up(tmp_path: Path, axes: tuple, signs: tuple):
     path = tmp_path / "person.bvh"
     path.write_text(bvh_text(PERSON, {"Hips": [(0, 0, 0)] * 3}, axes=axes, signs=signs))
     motion = mocap.read_bvh(path)
-    rise = joint(motion, "Head") - joint(motion, "Hips")
+    rise = place(motion, "Head") - place(motion, "Hips")
     assert np.allclose(rise[:, 1], 0.67, atol=1e-6)
-    left = joint(motion, "LeftHand")[0] - joint(motion, "RightHand")[0]
-    ahead = joint(motion, "LeftHand")[0] - joint(motion, "LeftLowerArm")[0]
+    left = place(motion, "LeftHand")[0] - place(motion, "RightHand")[0]
+    ahead = place(motion, "LeftHand")[0] - place(motion, "LeftLowerArm")[0]
     assert np.cross([0, 1, 0], ahead) @ left > 0  # up x forward = left
 
 
@@ -170,7 +163,7 @@ def test_read_bvh_takes_position_channels_of_inner_joints(tmp_path: Path):
     )
     motion = mocap.read_bvh(path)
     for name, where in expected(PERSON, MOVES, "ZXY", 1).items():
-        assert np.allclose(joint(motion, name)[1], where, atol=1e-6), name
+        assert np.allclose(place(motion, name)[1], where, atol=1e-6), name
 
 
 def test_read_bvh_keeps_offsets_where_positions_are_all_zero(tmp_path: Path):
@@ -180,7 +173,7 @@ def test_read_bvh_keeps_offsets_where_positions_are_all_zero(tmp_path: Path):
     path = tmp_path / "person.bvh"
     path.write_text("\n".join(lines))
     motion = mocap.read_bvh(path)
-    assert np.allclose(joint(motion, "Chest")[0] - joint(motion, "Spine")[0], [0, 0.2, 0])
+    assert np.allclose(place(motion, "Chest")[0] - place(motion, "Spine")[0], [0, 0.2, 0])
 
 
 GOOD = bvh_text(PERSON, MOVES)
@@ -279,7 +272,7 @@ def test_frame_rates_meet_at_25(tmp_path: Path):
     swing = [(angle, 0, 0) for angle in np.linspace(0, 90, 121)]
     path = tmp_path / "swing.bvh"
     path.write_text(bvh_text(PERSON, {"LeftUpperArm": swing}, fps=120))
-    hand = joint(mocap.as_figure(mocap.read_bvh(path)), "left_elbow")
+    hand = place(mocap.as_figure(mocap.read_bvh(path)), "left_elbow")
     assert len(hand) == 26
     angles = np.degrees(np.arctan2(hand[:, 0] - hand[0, 0], hand[0, 1] + 0.29 * 0.5 / 0.57 - hand[:, 1]))
     assert np.allclose(angles, np.linspace(0, 90, 26), atol=0.5)
@@ -307,9 +300,9 @@ def test_motion_corpus_films_what_can_be_read_and_names_the_rest(tmp_path: Path,
     names, labels, actors = zip(*(line.split(",") for line in (made / "manifest.csv").read_text().split()[1:]))
     assert labels == ("joy", "anger") and actors == ("Ann", "Ann")
     assert re.fullmatch(r"one_[0-9a-f]{8}\.avi", names[0]) and re.fullmatch(r"deep_two_[0-9a-f]{8}\.avi", names[1])
-    one, two = (decoded(made / name) for name in names)
-    assert len(one) == len(two) == 13 and one[0].shape == (576, 720, 3)
-    assert np.abs(one[0][0, 0].astype(int) - two[0][0, 0]).max() < 8  # the same actor has the same wall
+    one, two = (read_video(made / name, color=True) for name in names)
+    assert one.shape == two.shape == (13, 3, 576, 720)
+    assert np.abs(one[0, :, 0, 0].astype(int) - two[0, :, 0, 0]).max() < 8  # the same actor has the same wall
     assert np.abs(one[0].astype(int) - two[0]).max() > 60  # and another posture
     files = {path: path.stat().st_mtime_ns for path in made.glob("*.avi")}
     mocap.motion_corpus(tmp_path / "bvh", made)
@@ -326,18 +319,18 @@ def test_motion_corpus_films_a_replaced_motion_again(tmp_path: Path):
     (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Ann\ndeep/two.bvh,anger,Ann\n")
     made = mocap.motion_corpus(folder, tmp_path / "made")
     before = films(made)
-    old = decoded(made / before[0])
+    old = read_video(made / before[0], color=True)
     (folder / "one.bvh").write_text(bvh_text(PERSON, {"LeftUpperArm": [(150, 0, 0)] * 13}, fps=25))  # as long as before
     mocap.motion_corpus(folder, made)
     after = films(made)
     assert after[1] == before[1] and after[0] != before[0] and len(after) == 2  # the old film is no longer named
-    new = decoded(made / after[0])
+    new = read_video(made / after[0], color=True)
     assert len(new) == len(old) and np.abs(new[0].astype(int) - old[0]).max() > 60
     (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Bob\n")
     mocap.motion_corpus(folder, made)
     (other,) = films(made)
     assert other not in before + after  # another actor wears other clothes
-    assert np.abs(decoded(made / other)[0][0, 0].astype(int) - new[0][0, 0]).max() > 8
+    assert np.abs(read_video(made / other, color=True)[0, :, 0, 0].astype(int) - new[0, :, 0, 0]).max() > 8
 
 
 def test_motion_corpus_names_what_the_manifest_gets_wrong(tmp_path: Path, capsys):
@@ -356,7 +349,7 @@ def test_motion_corpus_names_what_the_manifest_gets_wrong(tmp_path: Path, capsys
         assert re.search(rf"{path} left out: .*{reason}", said), path
     rows = (made / "manifest.csv").read_text().split()
     assert len(rows) == 2 and re.fullmatch(r"ONE_[0-9a-f]{8}\.avi,joy,", rows[1])  # no actor, but a film
-    assert len(decoded(made / rows[1].split(",")[0])) == 13
+    assert len(read_video(made / rows[1].split(",")[0])) == 13
 
 
 def test_has_motion_looks_below_and_at_any_letter_case(tmp_path: Path):

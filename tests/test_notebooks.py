@@ -93,6 +93,9 @@ def test_is_small(path: Path):
 @every_notebook
 def test_opens_as_every_chapter_does(path: Path):
     """Title, purpose, a badge that points at this very file, the card, the goals, the same set-up cell."""
+    opening = json.loads(path.read_text(encoding="utf-8"))["cells"][:2]
+    assert [cell["cell_type"] for cell in opening] == ["markdown", "markdown"], "something stands before the title"
+    assert all(cell["source"].strip() for kind in ("code", "markdown") for cell in cells(path, kind)), "an empty cell"
     first, second = (cell["source"] for cell in cells(path, "markdown")[:2])
     assert re.match(r"# .+\n\n> .+", first)
     assert f"github/OWNER/deformlib/blob/main/notebooks/{path.name})" in first

@@ -285,6 +285,25 @@ def test_records_of_other_settings_are_not_taken(finished: Path, corpus: Corpus,
             run(experiments, finished, corpus.cache)
 
 
+def test_older_records_count_with_the_defaults_of_options_they_do_not_name(
+    finished: Path, corpus: Corpus, tmp_path: Path, monkeypatch
+):
+    """A record from before an option existed was made with its default: taken as long as that is what is asked for."""
+    folder = shutil.copytree(finished, tmp_path / "older")
+    for path in folder.glob("*.json"):
+        old = json.loads(path.read_text())
+        del old["settings"]["network"]["gates"], old["settings"]["training"]["accumulate"]
+        path.write_text(json.dumps(old))
+    experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")
+    assert all("gates" not in record["settings"]["network"] for record in run(experiments, folder, corpus.cache))
+    recipe = study.RECIPES["tiny"]
+    changed = {"training": replace(recipe.training, accumulate=2), "network": replace(recipe.network, gates="convolution")}
+    for name, value in changed.items():
+        monkeypatch.setitem(study.RECIPES, "tiny", replace(recipe, **{name: value}))
+        with pytest.raises(StudyError, match="with other settings"):
+            run(experiments, folder, corpus.cache)
+
+
 def test_records_of_other_data_are_not_mixed_in(finished: Path, corpus: Corpus, videos: Path, tmp_path: Path):
     """The same names from another corpus: an error that names the file."""
     fewer = tmp_path / videos.name
