@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark gallery test slow browser stress lab notebooks clean
+.PHONY: help reproduce benchmark gallery test slow browser stress lab notebooks site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
@@ -17,7 +17,8 @@ help:
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run all notebooks in place and write the library from them"
-	@echo "make clean       remove the virtual environment and build leftovers (videos and results stay)"
+	@echo "make site        the notebooks, answers, results and the explorer as web pages that need no network (site/index.html)"
+	@echo "make clean       remove the virtual environment, the site and build leftovers (videos and results stay)"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, this is %d.%d: call make PYTHON=python3.12" % v)'
@@ -55,5 +56,8 @@ notebooks: $(READY)
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/execute_notebooks.py notebooks/[0-9]*.ipynb
 
+site: $(READY)
+	$(BIN)/python tests/build_site.py
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info

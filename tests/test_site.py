@@ -1,0 +1,73 @@
+"""The course as web pages: whole, linked, and without a network."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from build_site import EXPLORER, ROOT, SiteError, build, formula
+
+
+class Page(HTMLParser):
+    """What a page names: links, what a browser loads by itself, and places to link to."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.loads, self.places, self.pictures = [], [], set(), []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [given["href"]] if tag == "a" and "href" in given else []
+        self.loads += [given[name] for name in ("src", "data", "poster") if name in given] + ([given["href"]] if tag == "link" else [])
+        self.places |= {given.get("id")}
+        self.pictures += [given.get("alt", "")] if tag == "img" else []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site but for the explorer, which has tests of its own."""
+    folder = tmp_path_factory.mktemp("web") / "a site"
+    build(folder)
+    (folder / EXPLORER).write_text("<h1>The explorer</h1>")
+    return folder
+
+
+def test_every_link_leads_somewhere_and_nothing_is_fetched(site: Path):
+    """Relative links end at a file of the site; pictures and styles lie in it; other sites are links for people only."""
+    pages = {path: Page(path) for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        for link in page.links + page.loads:
+            if link.startswith("data:") or link.startswith("http") and link not in page.loads:
+                continue
+            assert not re.match(r"\w+:|/", link), f"{path.name}: {link}"
+            file, _, place = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.is_file(), f"{path.name}: {link}"
+            assert not place or place in pages[target].places, f"{path.name}: {link}"
+    assert "url(" not in (site / "style.css").read_text()
+
+
+def test_every_chapter_is_there_with_its_answers_and_pictures(site: Path):
+    for book in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        page = Page(site / "notebooks" / f"{book.stem}.html")
+        assert f"answers/{book.stem}.html" in page.links
+        assert len(page.pictures) == book.read_text(encoding="utf-8").count('"image/png":') and all(page.pictures), "a picture without words"
+    assert "<details" in (site / "notebooks" / "answers" / "06_deformable_convolution.html").read_text()
+
+
+def test_formulas_are_pictures_named_by_their_tex(site: Path):
+    text = (site / "notebooks" / "08_convlstm.html").read_text()
+    assert r'aria-label="c \leftarrow f c + i g \qquad h \leftarrow o \tanh(c)"' in text
+    shown = re.sub(r'<pre>.*?</pre>|<code>.*?</code>|aria-label="[^"]*"', "", text, flags=re.DOTALL)
+    assert "$" not in shown and "\\tanh" not in shown
+    with pytest.raises(SiteError, match="simpler TeX"):
+        formula(r"\begin{cases} 1 \end{cases}")
+
+
+def test_a_broken_link_is_named_with_its_page(tmp_path: Path):
+    shutil.copy(ROOT / "notebooks" / "02_frame_sampling.ipynb", tmp_path)
+    (tmp_path / "README.md").write_text("[a chapter](02_frame_sampling.ipynb)")
+    with pytest.raises(SiteError, match="02_frame_sampling.ipynb links to 03_corpus.ipynb"):
+        build(tmp_path / "site", tmp_path)
