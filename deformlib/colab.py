@@ -1,6 +1,8 @@
 """Point the notebooks' Colab badges and set-up cells at your own copy: python -m deformlib.colab OWNER/REPOSITORY."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,25 @@ def rewrite(folder: Path, repository: str) -> list[Path]:
                 beside.write_text(text.replace(badge[1], repository), encoding="utf-8")
             changed.append(path)
     return changed
+
+
+def find_results(repository: str) -> Path:
+    """The committed run records: of the course in which the notebook lies, else of a clone of `repository` (OWNER/NAME), made once.
+
+    Raises FileNotFoundError if the notebook lies alone and the repository cannot be cloned.
+    """
+    for folder in (Path("../results"), Path("results"), Path("course/results")):
+        if folder.is_dir():
+            return folder
+    command = ["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{repository}", "course"]
+    try:
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"})
+    except (OSError, subprocess.CalledProcessError):
+        raise FileNotFoundError(
+            f"This chapter reads records that lie beside it in the course, and {repository} cannot be cloned from GitHub: "
+            "open the chapter in a copy of the whole course."
+        ) from None
+    return folder
 
 
 def main(words: list[str]) -> int:

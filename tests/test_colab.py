@@ -1,11 +1,12 @@
 """The badges and set-up cells follow the repository in which the course lies."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from deformlib.colab import main, rewrite
+from deformlib.colab import find_results, main, rewrite
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
@@ -34,3 +35,33 @@ def test_what_is_no_repository_is_refused_in_one_sentence(words: list[str], caps
 def test_a_folder_without_notebooks_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no notebooks"):
         rewrite(tmp_path, "a/b")
+
+
+@pytest.fixture
+def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for GitHub, and an empty one to work in."""
+    for name, value in {"COUNT": "1", "KEY_0": f"url.{(tmp_path / 'github').as_uri()}/.insteadOf", "VALUE_0": "https://github.com/"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return tmp_path / "github"
+
+
+def test_a_notebook_alone_finds_the_records_in_a_clone(github: Path):
+    course = github / "ann-lee" / "course"
+    (course / "results" / "example").mkdir(parents=True)
+    (course / "results" / "example" / "run.json").write_text("{}")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "records"]):
+        subprocess.run(["git", *words], cwd=course, check=True)
+    assert (find_results("ann-lee/course") / "example" / "run.json").is_file()
+    shutil.rmtree(github)
+    assert (find_results("ann-lee/course") / "example" / "run.json").is_file(), "cloned a second time"
+    Path("results").mkdir()
+    assert find_results("ann-lee/course") == Path("results")
+
+
+def test_records_that_cannot_be_had_are_missed_in_one_sentence(github: Path):
+    with pytest.raises(FileNotFoundError, match="OWNER/deformlib cannot be cloned.*copy of the whole course"):
+        find_results("OWNER/deformlib")
+    assert not list(Path().iterdir())
