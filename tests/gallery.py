@@ -1,4 +1,4 @@
-"""The pictures of README.md, from the committed example networks: writes results/gallery and the texts between README's marks.
+"""Pictures and results table of README.md, from committed networks and records: writes results/gallery and what is between README's marks.
 
 Numbers in the texts come from the arrays that are drawn. The screenshot needs Chromium and playwright; without them it stays as it is.
 """
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
 
 from deformlib.bodies import make_corpus, plan_corpus, replacing
@@ -33,9 +34,11 @@ from deformlib.offsets import (
     sampling_points,
     save_film,
 )
+from deformlib.results import difference, interval, load_records, runs_table, to_markdown
 
 ROOT = Path(__file__).parent.parent
 RUNS, GALLERY = ROOT / "results" / "example-classroom", ROOT / "results" / "gallery"
+TABLE = {"procedural": "example-classroom", "motion capture": "example-ebmdb"}  # whose records README's table shows
 PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable one
 
 
@@ -51,6 +54,21 @@ def load() -> tuple[dict[str, VideoNet], torch.Tensor, torch.Tensor]:
         path = make_corpus(folder, plan) / plan[0].name
         small, large = (torch.from_numpy(read_clip(path, config.length, size)) / 255 for size in (config.size, 96))
     return nets, small, large
+
+
+def results() -> str:
+    """README's table: accuracies in percent with 95 % intervals over seeds, and their difference, paired by seed."""
+    rows = []
+    for data, folder in TABLE.items():
+        records = load_records(ROOT / "results" / folder)
+        runs, chance = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
+        for split in (split for split in ("by_copy", "by_clip", "by_actor") if split in set(runs["split"])):
+            row = {"data": data, "split": split, "chance": f"{chance:.1f}"}
+            for model, found in runs[runs["split"] == split].groupby("model")["accuracy"]:
+                row[model] = "{:.1f} ± {:.1f}".format(*interval(found.to_numpy()))
+            mean, half, seeds = difference(runs, split)
+            rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(seeds)})
+    return to_markdown(pd.DataFrame(rows)[["data", "split", "chance", "plain", "deformable", "difference", "seeds"]])
 
 
 def save(name: str, figure: plt.Figure) -> None:
@@ -177,7 +195,7 @@ def main() -> None:
     )
 
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
-    blocks = {"film": pictures.pop("offsets.gif"), "gallery": "\n".join(pictures.values())}
+    blocks = {"film": pictures.pop("offsets.gif"), "results": results(), "gallery": "\n".join(pictures.values())}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, block in blocks.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
