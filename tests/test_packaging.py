@@ -1,11 +1,17 @@
 """The ways to install say the same."""
 
 import re
+import resource
+import shutil
 import subprocess
 import sys
+import venv
+import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
+from gallery import results
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,5 +43,45 @@ def test_help_is_quick_and_names_the_jobs():
     code = "import sys, deformlib.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "False"
-    for job in ("corpus", "reproduce", "table", "predict"):
+    for job in ("corpus", "study", "reproduce", "table", "predict"):
         assert re.search(rf"^\s+{job}\s", said, re.M)
+
+
+def test_the_wheel_works_without_the_course(tmp_path: Path):
+    """Source distribution, then a wheel from it, without a network; in an environment without anything else it knows its jobs, at once."""
+    pytest.importorskip("setuptools", minversion="77")
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "deformlib", source / "deformlib", ignore=shutil.ignore_patterns("__pycache__", "_modidx.py"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = "from setuptools import build_meta; build_meta.build_{}('..')"
+    subprocess.run([sys.executable, "-c", build.format("sdist")], cwd=source, check=True, capture_output=True)
+    (packed,) = tmp_path.glob("deformlib-*.tar.gz")
+    shutil.unpack_archive(packed, tmp_path)
+    subprocess.run([sys.executable, "-c", build.format("wheel")], cwd=tmp_path / packed.name.removesuffix(".tar.gz"), check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("deformlib-*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert held == {f"deformlib/{path.name}" for path in (source / "deformlib").iterdir()} and "deformlib/explorer.js" in held
+    assert f"deformlib-{re.search('__version__ = .(.*).$', (ROOT / 'deformlib/__init__.py').read_text(), re.M)[1]}-" in wheel.name
+
+    venv.create(tmp_path / "empty")
+    (python,) = tmp_path.glob("empty/bin/python")
+    where = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True, check=True).stdout
+    zipfile.ZipFile(wheel).extractall(where.strip())  # what pip does with a wheel of Python alone
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([python, "-I", "-m", "deformlib", "--help"], cwd=tmp_path, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and "reproduce" in done.stdout, done.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_the_changelog_and_the_package_name_one_version():
+    """The newest version of CHANGELOG.md is that of pyproject.toml."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    versions = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert next(each for each in versions if each != "Unreleased") == version
+
+
+def test_the_table_in_the_readme_is_the_records_own():
+    """`make gallery` writes it; whoever changes the records or the table by hand is told."""
+    assert f"<!-- results -->\n{results()}<!-- end of results -->" in (ROOT / "README.md").read_text(encoding="utf-8")
