@@ -34,9 +34,9 @@ nav { padding: .6rem 0; border-bottom: 1px solid #ccc; }
 nav a { margin-right: 1.5em; }
 a { color: #0050a0; }
 a.anchor-link { display: none; }
-img, p.formula svg { max-width: 100%; }
+img { max-width: 100%; }
 svg.formula { overflow: visible; }
-p.formula { text-align: center; }
+p.formula { text-align: center; overflow-x: auto; padding: .2rem 0; }
 pre { overflow-x: auto; padding: .5rem .75rem; margin: .5rem 0; font-size: 13.5px; line-height: 1.4; background: #f5f5f5; }
 .output pre { background: none; border-left: 3px solid #ccc; white-space: pre-wrap; }
 code { font-size: 90%; }
