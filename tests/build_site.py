@@ -4,7 +4,6 @@ README.md becomes the index; from there every relative link is followed. Noteboo
 Formulas become pictures here, since a page that fetches MathJax shows none without a network.
 """
 
-import argparse
 import html
 import os
 import re
@@ -195,10 +194,8 @@ def main() -> None:
 
     from deformlib.explorer import Explorer, look
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("site", nargs="?", type=Path, default=ROOT / "site")
-    site = parser.parse_args().site
-    with tempfile.TemporaryDirectory(dir=site.resolve().parent, prefix=".site") as beside:
+    site = ROOT / "site"
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".site") as beside:
         pages = build(Path(beside) / "site")
         nets, clip, large = load()
         looks = {name: look(net, clip, large) for name, net in nets.items()}
