@@ -10,7 +10,7 @@ READY := $(VENV)/ready
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, in five minutes"
-	@echo "make gallery     draw the pictures of README.md again (results/gallery)"
+	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its results table"
 	@echo "make test        run all tests and check every notebook's stored outputs"
 	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
 	@echo "make browser     use chapters 07 and 14 in a real JupyterLab; needs a Chromium of the system"
