@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -259,34 +260,63 @@ def test_a_batch_in_parts_makes_the_same_step(corpus: Corpus, tmp_path: Path):
         fit(small(), corpus, split, replace(config, accumulate=4), tmp_path / "odd")
 
 
-def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path):
-    """torchrun with two CPU processes: the loss curve, accuracies and weights of one process at the same global batch."""
-    code = tmp_path / "job.py"
-    code.write_text(
-        "import json, sys\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from test_training import *\n"
-        "from deformlib.training import processes\n"
-        "corpus, net = Corpus(sys.argv[2], size=32, cache=sys.argv[3]), small()\n"
-        "split = by_actor(corpus)\n"
-        "history = fit(net, corpus, split, replace(BRIEF, lr=0.01), sys.argv[4])\n"
-        "answers = evaluate(net, corpus, split.val[::-1]).tolist()\n"
-        "Path(f'{sys.argv[4]}-{processes().process_index}.json').write_text(json.dumps([history, answers]))\n"
-        "processes().wait_for_everyone()\n"
-        "processes().destroy_process_group()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(code)]
-    words = [str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
-    done = subprocess.run([*command, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+JOB = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from accelerate import notebook_launcher
+from test_training import BRIEF, Corpus, by_actor, evaluate, fit, replace, small
+from deformlib.training import processes
+
+def job(videos, cache, folder):
+    corpus, net = Corpus(videos, size=32, cache=cache), small()
+    split = by_actor(corpus)
+    history = fit(net, corpus, split, replace(BRIEF, lr=0.01), folder)
+    answers = evaluate(net, corpus, split.val[::-1]).tolist()
+    Path(f"{folder}-{processes().process_index}.json").write_text(json.dumps([history, answers]))
+    processes().wait_for_everyone()
+    processes().destroy_process_group()
+
+if len(sys.argv) == 5:
+    job(*sys.argv[2:])
+else:
+    notebook_launcher(job, sys.argv[2:5], num_processes=2, use_port=sys.argv[5])
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], np.ndarray]:
+    """History and answers of one process."""
     net, split = small(), by_actor(corpus)
-    wanted = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path / "one")
-    answers = evaluate(net, corpus, split.val[::-1])
+    history = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path_factory.mktemp("one"))
+    return history, evaluate(net, corpus, split.val[::-1])
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch", "notebook_launcher"])
+def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path, alone: tuple, launcher: str):
+    """Two CPU processes, however started: the loss curve, accuracies and answers of one at the same global batch."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    (tmp_path / "job.py").write_text(JOB)
+    words = ["job.py", str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
+    command = {
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words],
+        "accelerate launch": [*"-m accelerate.commands.launch --multi_gpu --num_machines=1 --num_processes=2".split()]
+        + [f"--main_process_port={port}", "--mixed_precision=no", "--dynamo_backend=no", *words],
+        "notebook_launcher": [*words, port],
+    }[launcher]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    history, answers = alone
     for process in range(2):
         got, theirs = json.loads((tmp_path / f"two-{process}.json").read_text())
-        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in history], rel=1e-5)
         for name in ("accuracy", "watched", "epoch"):
-            assert [row[name] for row in got] == [row[name] for row in wanted]
+            assert [row[name] for row in got] == [row[name] for row in history]
         np.testing.assert_allclose(theirs, answers, atol=1e-5)
     assert len((tmp_path / "two" / "history.jsonl").read_text().splitlines()) == 2
 
