@@ -234,6 +234,9 @@ def test_robustness_asks_the_trained_network(corpus: Corpus, tmp_path: Path):
     experiment = Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")
     (record,) = run([experiment], tmp_path, corpus.cache, warped=True)
     assert record["robustness"]["rotate"][0] == [0, record["accuracy"]]
+    run([replace(experiment, seed=1)], tmp_path, corpus.cache)
+    with pytest.raises(StudyError, match=r"plain-by_actor-1\.json: a record without the accuracy on warped clips"):
+        run([replace(experiment, seed=1)], tmp_path, corpus.cache, warped=True)
 
 
 def test_a_run_in_other_hands_is_left_to_them(corpus: Corpus, tmp_path: Path, capsys):
@@ -330,6 +333,7 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
     words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "2", "--results", str(results)]
     assert __main__.main(words) == 0
     said = capsys.readouterr().out
+    assert said.startswith("classroom: Table 1, small enough for a laptop\n8 runs to do, 0 done: at least 1 min")
     assert "not GEMEP" in said and "deformable ConvLSTM" in said
     for name in ("table1.md", "table1.csv", "recall.csv", "table1.png", "confusion.png"):
         assert (results / name).stat().st_size > 50
