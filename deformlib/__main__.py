@@ -135,31 +135,34 @@ def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", wo
         if done["device"].split(",")[0] == here:
             seconds.setdefault(done["experiment"]["model"], []).append(done["seconds"])
     if not seconds:
-        minutes = len(missing) * least_seconds(missing[0], corpus) / workers / 60
-        return f"{said}: at least {max(1, round(minutes))} min, the bare arithmetic; no run of this recipe is recorded here"
+        minutes = len(missing) * arithmetic_seconds(missing[0], corpus) / workers / 60
+        return f"{said}: {max(1, round(minutes))} min for the bare arithmetic; no run of this recipe is recorded here yet"
     runs = [value for values in seconds.values() for value in values]
     minutes = sum(median(seconds.get(experiment.model, runs)) for experiment in missing) / workers / 60
     return f"{said}: about {max(1, round(minutes))} min, going by {len(runs)} earlier runs of this recipe"
 
 
-def least_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
-    """Seconds that the arithmetic of a run takes at the rate of matrix products here: no run is faster.
+def arithmetic_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
+    """Seconds that the arithmetic of a run takes at the rate of matrix products here, in the precision that `fit` chooses.
 
-    Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once.
+    Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once. Only
+    the convolution of chapter 05, which saves multiplications on a CPU, can be faster.
     """
     import torch
 
     from .network import multiply_adds
     from .study import FITTERS, RECIPES, make_split
+    from .training import precision
 
-    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    matrix, products = torch.full((1024, 1024), 1 / 1024, device=device, dtype=dtype), 30
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision()]
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)  # a small product leaves a card idle
+    matrix, products = torch.full((size, size), 1 / size, device=device, dtype=dtype), 30
     for _ in range(2):  # the first time warms up
         started, product = time.perf_counter(), matrix
         for _ in range(products):
             product = product @ matrix
         product.sum().item()  # a GPU has finished only now
-        rate = products * 1024**3 / (time.perf_counter() - started)
+        rate = products * size**3 / (time.perf_counter() - started)
     training = RECIPES[experiment.recipe].training
     clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
     return 3 * multiply_adds(FITTERS["deformable"].network(experiment, len(corpus.classes))) * clips / rate

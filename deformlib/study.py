@@ -504,13 +504,14 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
             raise StudyError(
                 f"{path}: a record from another corpus or an older state of it; delete it or name another folder."
             )
-        if (
-            completed(done["settings"]) != fitter.settings(experiment, corpus, split)
-            or warped
-            and "robustness" not in done
-        ):
+        if completed(done["settings"]) != fitter.settings(experiment, corpus, split):
             raise StudyError(
                 f"{path}: a record of the same name with other settings; delete it or name another folder."
+            )
+        if warped and "robustness" not in done:
+            raise StudyError(
+                f"{path}: a record without the accuracy on warped clips, which only the trained network can give; delete it "
+                "to train that network anew, or name another folder."
             )
         return done
 

@@ -256,8 +256,8 @@ def train_step(
         if not should_reduce_batch_size(error):
             raise
         raise TrainingError(
-            f"{len(labels)} clips at a time do not fit into the memory: set accumulate to {2 * config.accumulate}, "
-            f"which takes the batch of {config.batch} in as many parts."
+            f"{len(labels)} clips at a time do not fit into the memory: make room and call again, to go on from the newest "
+            f"checkpoint; or start anew with accumulate {2 * config.accumulate}, a batch of {config.batch} in as many parts."
         ) from error
     if config.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -250,24 +250,32 @@ class Recurrent(nn.Sequential):
         return F.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)
 
 
-def stages(config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm) -> Iterator[dict]:
-    """Milliseconds of every stage of our network for one training clip in float32, each from its convolution to its pooling."""
+def stages_of(net: VideoNet) -> dict[str, nn.Module]:
+    """The stages as modules, each from its convolution to its pooling."""
+    parts = {f"conv3d {k}": net.conv3d.layers[a:b] for k, (a, b) in enumerate(((0, 3), (3, 7), (7, 10)), 1)}
+    parts |= {f"ConvLSTM {k}": Recurrent(*pair) for k, pair in enumerate(zip(net.recurrent, net.norms, strict=True), 1)}
+    return parts | {f"conv2d {k}": net.conv2d[4 * k - 4 : 4 * k] for k in (1, 2, 3)} | {"linear": net.linear}
+
+
+def stages(
+    config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm, dtype: torch.dtype = torch.float32
+) -> Iterator[dict]:
+    """Milliseconds of every stage of our network for one training clip, both ways, and the numbers it takes and gives."""
     torch.manual_seed(0)
     net = VideoNet(config).to(device)
     offsets_of_a_pixel(net)
-    parts = {f"conv3d {k}": net.conv3d.layers[a:b] for k, (a, b) in enumerate(((0, 3), (3, 7), (7, 10)), 1)}
-    parts |= {f"ConvLSTM {k}": Recurrent(*pair) for k, pair in enumerate(zip(net.recurrent, net.norms, strict=True), 1)}
-    parts |= {f"conv2d {k}": net.conv2d[4 * k - 4 : 4 * k] for k in (1, 2, 3)} | {"linear": net.linear}
     x = torch.rand(batch, config.in_channels, config.length, config.size, config.size, device=device)
-    for name, part in parts.items():
+    for name, part in stages_of(net).items():
         x = x.transpose(1, 2).flatten(0, 1) if name == "conv2d 1" else x
         x = x.mean((2, 3)).unflatten(0, (batch, -1)).mean(1) if name == "linear" else x
         x = x.detach().requires_grad_(name != "conv3d 1")
-        run = partial(both_ways, part, x, torch.float32)
+        run = partial(both_ways, part, x, dtype)
         run()  # warm up
-        yield {"where": device, "stage": name, "ms": 1e3 * seconds(run, device, repeats) / batch}
+        row = {"where": device, "stage": name, "ms": 1e3 * seconds(run, device, repeats) / batch}
+        taken = x.numel()
         with torch.no_grad():
             x = part(x)
+        yield row | {"numbers": (taken + x.numel()) // batch}
         bar.update()
         bar.set_postfix_str(f"{name}, {device}")
 

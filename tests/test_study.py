@@ -234,6 +234,9 @@ def test_robustness_asks_the_trained_network(corpus: Corpus, tmp_path: Path):
     experiment = Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")
     (record,) = run([experiment], tmp_path, corpus.cache, warped=True)
     assert record["robustness"]["rotate"][0] == [0, record["accuracy"]]
+    run([replace(experiment, seed=1)], tmp_path, corpus.cache)
+    with pytest.raises(StudyError, match=r"plain-by_actor-1\.json: a record without the accuracy on warped clips"):
+        run([replace(experiment, seed=1)], tmp_path, corpus.cache, warped=True)
 
 
 def test_a_run_in_other_hands_is_left_to_them(corpus: Corpus, tmp_path: Path, capsys):
@@ -256,7 +259,7 @@ def test_the_cost_is_said_from_earlier_runs_else_from_arithmetic(finished: Path,
     """Earlier runs on this kind of device count, by model; without any, the arithmetic is a floor."""
     experiments = CLASSROOM.experiments(corpus, seeds=range(5), recipe="tiny")
     said = __main__.cost(experiments, tmp_path / "new", corpus)
-    assert said.startswith("20 runs to do, 0 done: at least 1 min, the bare arithmetic")
+    assert said.startswith("20 runs to do, 0 done: 1 min for the bare arithmetic; no run")
     (tmp_path / "old").mkdir()
     for path in finished.glob("*.json"):
         record = json.loads(path.read_text()) | {"seconds": 120 if "plain" in path.name else 240}
@@ -264,7 +267,7 @@ def test_the_cost_is_said_from_earlier_runs_else_from_arithmetic(finished: Path,
     assert __main__.cost(experiments, tmp_path / "new", corpus) == "20 runs to do, 0 done: about 60 min, going by 8 earlier runs of this recipe"
     assert __main__.cost(experiments, tmp_path / "old", corpus, workers=2).startswith("12 runs to do, 8 done: about 18 min")
     assert __main__.cost(experiments[:8], tmp_path / "old", corpus) == "0 runs to do, 8 done"
-    assert 0 < __main__.least_seconds(experiments[0], corpus) < 5
+    assert 0 < __main__.arithmetic_seconds(experiments[0], corpus) < 5
 
 
 def test_a_failing_worker_is_an_error(corpus: Corpus, tmp_path: Path):
@@ -330,6 +333,7 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
     words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "2", "--results", str(results)]
     assert __main__.main(words) == 0
     said = capsys.readouterr().out
+    assert said.startswith("classroom: Table 1, small enough for a laptop\n8 runs to do, 0 done: 1 min for the bare arithmetic")
     assert "not GEMEP" in said and "deformable ConvLSTM" in said
     for name in ("table1.md", "table1.csv", "recall.csv", "table1.png", "confusion.png"):
         assert (results / name).stat().st_size > 50

@@ -4,11 +4,13 @@ import errno
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -259,34 +261,64 @@ def test_a_batch_in_parts_makes_the_same_step(corpus: Corpus, tmp_path: Path):
         fit(small(), corpus, split, replace(config, accumulate=4), tmp_path / "odd")
 
 
-def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path):
-    """torchrun with two CPU processes: the loss curve, accuracies and weights of one process at the same global batch."""
-    code = tmp_path / "job.py"
-    code.write_text(
-        "import json, sys\n"
-        "sys.path.insert(0, sys.argv[1])\n"
-        "from test_training import *\n"
-        "from deformlib.training import processes\n"
-        "corpus, net = Corpus(sys.argv[2], size=32, cache=sys.argv[3]), small()\n"
-        "split = by_actor(corpus)\n"
-        "history = fit(net, corpus, split, replace(BRIEF, lr=0.01), sys.argv[4])\n"
-        "answers = evaluate(net, corpus, split.val[::-1]).tolist()\n"
-        "Path(f'{sys.argv[4]}-{processes().process_index}.json').write_text(json.dumps([history, answers]))\n"
-        "processes().wait_for_everyone()\n"
-        "processes().destroy_process_group()\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(code)]
-    words = [str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
-    done = subprocess.run([*command, *words], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+JOB = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from accelerate import notebook_launcher
+from test_training import BRIEF, Corpus, by_actor, evaluate, fit, replace, small
+from deformlib.training import processes
+
+def job(videos, cache, folder):
+    corpus, net = Corpus(videos, size=32, cache=cache), small()
+    split = by_actor(corpus)
+    history = fit(net, corpus, split, replace(BRIEF, lr=0.01), folder)
+    answers = evaluate(net, corpus, split.val[::-1]).tolist()
+    Path(f"{folder}-{processes().process_index}.json").write_text(json.dumps([history, answers]))
+    processes().wait_for_everyone()
+    processes().destroy_process_group()
+
+if len(sys.argv) == 5:
+    job(*sys.argv[2:])
+else:
+    notebook_launcher(job, sys.argv[2:5], num_processes=2, use_port=sys.argv[5])
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], np.ndarray]:
+    """History and answers of one process."""
     net, split = small(), by_actor(corpus)
-    wanted = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path / "one")
-    answers = evaluate(net, corpus, split.val[::-1])
+    history = fit(net, corpus, split, replace(BRIEF, lr=0.01), tmp_path_factory.mktemp("one"))
+    return history, evaluate(net, corpus, split.val[::-1])
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate launch", "notebook_launcher"])
+def test_two_processes_train_as_one(videos: Path, corpus: Corpus, tmp_path: Path, alone: tuple, launcher: str):
+    """Two CPU processes, however started: the loss curve, accuracies and answers of one at the same global batch."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    (tmp_path / "job.py").write_text(JOB)
+    words = ["job.py", str(Path(__file__).parent), str(videos), str(corpus.cache), str(tmp_path / "two")]
+    command = {
+        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words],
+        "accelerate launch": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=1", "--num_processes=2"]
+        + [f"--main_process_port={port}", "--mixed_precision=no", "--dynamo_backend=no", *words],
+        "notebook_launcher": [*words, port],
+    }[launcher]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command],
+        **{"cwd": tmp_path, "env": one_thread, "capture_output": True, "text": True, "check": False, "timeout": 1200},
+    )
+    assert done.returncode == 0, done.stderr
+    history, answers = alone
     for process in range(2):
         got, theirs = json.loads((tmp_path / f"two-{process}.json").read_text())
-        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in wanted], rel=1e-5)
+        assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in history], rel=1e-5)
         for name in ("accuracy", "watched", "epoch"):
-            assert [row[name] for row in got] == [row[name] for row in wanted]
+            assert [row[name] for row in got] == [row[name] for row in history]
         np.testing.assert_allclose(theirs, answers, atol=1e-5)
     assert len((tmp_path / "two" / "history.jsonl").read_text().splitlines()) == 2
 
@@ -322,21 +354,33 @@ def test_a_full_disk_loses_nothing(corpus: Corpus, tmp_path: Path, monkeypatch, 
     assert difference(straight, resumed) == 0
 
 
-def test_too_little_memory_is_one_sentence(corpus: Corpus, tmp_path: Path, monkeypatch):
-    """The remedy is named; other errors of a network stay what they are."""
+def test_a_run_out_of_memory_goes_on(corpus: Corpus, tmp_path: Path, monkeypatch, capsys):
+    """No room in the fourth step: the remedy is named, the same call goes on from there, and the end is the same."""
+    split, straight, resumed = by_actor(corpus), small(), small()
+    fit(straight, corpus, split, BRIEF, tmp_path / "straight")
+    real, calls = Small.forward, []
 
-    def fails(text: str):
+    def fails(text: str, at: int):
         def forward(net: Small, clips: torch.Tensor) -> torch.Tensor:
-            raise torch.OutOfMemoryError(text)
+            calls.append(net.training)
+            if sum(calls) == at:
+                raise torch.OutOfMemoryError(text)
+            return real(net, clips)
 
         return forward
 
-    monkeypatch.setattr(Small, "forward", fails("CUDA out of memory. Tried to allocate 20.00 GiB."))
-    with pytest.raises(TrainingError, match="4 clips at a time do not fit into the memory: set accumulate to 2"):
-        fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)
-    monkeypatch.setattr(Small, "forward", fails("something else"))
+    monkeypatch.setattr(Small, "forward", fails("CUDA out of memory. Tried to allocate 20.00 GiB.", 4))
+    words = "4 clips at a time do not fit into the memory: make room and call again, .*; or start anew with accumulate 2"
+    with pytest.raises(TrainingError, match=words):
+        fit(small(), corpus, split, BRIEF, tmp_path / "run", checkpoint_seconds=0)
+    monkeypatch.undo()
+    fit(resumed, corpus, split, BRIEF, tmp_path / "run")
+    assert "run: goes on from step 3 of 6" in capsys.readouterr().out
+    assert difference(straight, resumed) == 0
+    calls.clear()
+    monkeypatch.setattr(Small, "forward", fails("something else", 1))
     with pytest.raises(RuntimeError, match="something else"):
-        fit(small(), corpus, by_actor(corpus), BRIEF, tmp_path)
+        fit(small(), corpus, split, BRIEF, tmp_path / "other")
 
 
 def test_the_next_batch_is_loaded_while_one_is_used():
@@ -367,6 +411,29 @@ def test_a_cpu_has_no_largest_batch():
     """find_batch says so."""
     with pytest.raises(TrainingError, match="asks a GPU"):
         find_batch(fresh())
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+@pytest.mark.parametrize(("room", "found"), [(1, 1), (5, 4), (8, 8), (100, 16)])
+def test_the_largest_batch_is_found_by_doubling(monkeypatch, room: int, found: int):
+    """A card that is played here has room for so many clips: the largest power of two, no more than asked for."""
+
+    class Card(Small):
+        def parameters(self, recurse: bool = True):
+            return iter([SimpleNamespace(device=torch.device("cuda"))])
+
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            if len(clips) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return super().forward(clips)
+
+    real, net = torch.rand, Card()
+    net.config = SimpleNamespace(in_channels=1, length=8, size=16)
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: real(*shape))
+    assert find_batch(net, largest=16) == found
+    room = 0
+    with pytest.raises(TrainingError, match="Not even one clip fits"):
+        find_batch(net)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
