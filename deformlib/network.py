@@ -85,6 +85,8 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         yield f"Clips of {config.length} frames of {config.size} pixels fill the memory: take fewer or smaller ones."
     if config.pool not in ("max", "average"):
         yield f"pool is {config.pool!r}: choose 'max' or 'average'."
+    if not isinstance(config.norm_momentum, (int, float)) or not 0 <= config.norm_momentum <= 1:
+        yield f"norm_momentum is {config.norm_momentum!r}: choose a number from 0 to 1."
     if config.gates not in ("mean", "convolution"):
         yield f"gates is {config.gates!r}: choose 'mean' or 'convolution'."
     if config.deform_state and config.gates == "mean":
@@ -98,7 +100,7 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         layers = f"{len(config.deform_steps)} ConvLSTM layers, but hidden names {len(config.hidden)}"
         yield f"deform_steps is for {layers}: give one tuple of steps per layer."
     for chosen in config.deform_steps:
-        if not all(0 <= step < steps for step in chosen):
+        if not all(step in range(steps) for step in chosen):
             there = f"clips of {config.length} frames leave steps 0 to {steps - 1}"
             yield f"deform_steps has {tuple(chosen)}, but {there}: choose among them, or call paper_steps({steps})."
     if "mixed_gates" in config.defects and config.gates == "convolution":
