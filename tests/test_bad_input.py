@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deformlib import frames
-from deformlib.bodies import replacing
+from deformlib.bodies import read_manifest, replacing
 from deformlib.corpus import Corpus
 from deformlib.frames import VideoError, read_video
 
@@ -99,6 +99,24 @@ def test_a_playlist_is_not_followed(tmp_path: Path):
     words = [sys.executable, "-c", followed, str(tmp_path / "list.avi")]
     clean = {name: value for name, value in os.environ.items() if name != "OPENCV_FFMPEG_CAPTURE_OPTIONS"}
     assert subprocess.run(words, env=clean, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path):
+    """Neither upwards, nor by a whole path, nor through a link to a file or folder; a link that stays inside is fine."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for path in (folder / "a.avi", tmp_path / "out.avi"):
+        path.touch()
+    (folder / "link.avi").symlink_to("../out.avi")
+    (folder / "up").symlink_to("..")
+    (folder / "inside.avi").symlink_to("a.avi")
+    names = ("../out.avi", str(tmp_path / "out.avi"), "up/../../out.avi", "link.avi", "up/out.avi", "a.avi", "inside.avi")
+    (folder / "manifest.csv").write_text("path,label\n" + "".join(f"{name},joy\n" for name in names))
+    (tmp_path / "door").symlink_to(folder)
+    for place in (folder, tmp_path / "door"):
+        labels, left_out = read_manifest(place)
+        assert list(labels) == ["a.avi", "inside.avi"]
+        assert len(left_out) == 5 and all("leaves the corpus folder" in reason or "second line" in reason for _, reason in left_out)
 
 
 # Too much
