@@ -443,6 +443,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk says which file only when one is opened
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
@@ -501,7 +504,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
     """Read `manifest.csv` (columns path, label and, if known, actor): `{path: (label, actor)}` and the rows left out.
 
     path may be called bvh_file or file, and label emotion. Rows left out come as (path, reason): no label, a path out of
-    the folder, no such file, a second row for one file. Raises `BodyError` if there is no such table.
+    the folder, through a link too, no such file, a second row for one file. Raises `BodyError` if there is no such table.
     """
     manifest = folder / "manifest.csv"
     try:
@@ -509,13 +512,15 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
             rows = list(csv.DictReader(file, restval=""))
     except FileNotFoundError:
         raise BodyError(f"{manifest} does not exist: write one with the columns path,label,actor.") from None
+    except OSError as error:
+        raise BodyError(f"{manifest} cannot be read ({error.strerror}): check its permissions.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise BodyError(f"{manifest} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
     choices = (("path", "bvh_file", "file"), ("label", "emotion"))
     paths, names = (next((name for name in choice if rows and name in rows[0]), None) for choice in choices)
     if paths is None or names is None:
         raise BodyError(f"{manifest} needs a first line path,label,actor and then one line for each video.")
-    labels, left_out = {}, []
+    labels, left_out, home = {}, [], Path(os.path.realpath(folder))
     for row in rows:
         path, label = os.path.normpath(row[paths].strip()), row[names].strip()
         if os.path.isabs(path) or path.split(os.sep)[0] == "..":
@@ -524,8 +529,10 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
             left_out.append((path, f"manifest.csv has a second line for it, with label {label!r}: keep one"))
         elif not label:
             left_out.append((path, "manifest.csv has no label for it: fill it in"))
-        elif not (folder / path).is_file():
+        elif not os.path.isfile(folder / path):  # False also for a name that no disk can hold
             left_out.append((path, "in manifest.csv, but not in the folder: correct the path or add the video"))
+        elif home not in Path(os.path.realpath(folder / path)).parents:
+            left_out.append((path, "a link in its path leaves the corpus folder: copy the video into it"))
         else:
             labels[path] = (label, (row.get("actor") or "").strip() or None)
     return labels, left_out

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,17 @@ def find_labels(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list[t
         names = {label for label, _ in labels.values()}
         return labels, left_out, tuple(sorted(names, key=lambda name: (order.get(name, len(order)), name)))
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
-    paths = [path for path in found if not path.name.startswith(".")]  # hidden files are not the user's
+    visible = {path: str(path).encode(errors="replace").decode() for path in found if path.name[0] != "."}
+    paths = [path for path, text in visible.items() if text == str(path)]
+    left_out = [(text, "its name is no UTF-8: rename it") for path, text in visible.items() if text != str(path)]
     codes = {path: re.match(r".{3}([a-z]{3})_", path.name.lower()) for path in paths}
     gemep = {str(path): (EMOTIONS[code[1]], None) for path, code in codes.items() if code and code[1] in EMOTIONS}
     if 2 * len(gemep) > len(paths):
         strange = [str(path) for path in paths if str(path) not in gemep]
-        return gemep, [(path, "its name holds no emotion of GEMEP") for path in strange], tuple(EMOTIONS.values())
+        left_out += [(path, "its name holds no emotion of GEMEP") for path in strange]
+        return gemep, left_out, tuple(EMOTIONS.values())
     labels = {str(path): (path.parts[0], None) for path in paths if len(path.parts) > 1}
-    left_out = [(str(path), "has no label and lies in no class folder") for path in paths if len(path.parts) == 1]
+    left_out += [(str(path), "has no label and lies in no class folder") for path in paths if len(path.parts) == 1]
     return labels, left_out, tuple(sorted({label for label, _ in labels.values()}))
 
 # %% ../notebooks/03_corpus.ipynb #1f4818e6
@@ -132,17 +136,26 @@ class Corpus:
         except OSError as error:
             raise CorpusError(f"{self.cache} cannot hold the decoded frames ({error}): name another cache.") from None
 
+    def _cached(self, file: Path) -> int:
+        """How many frames a file of the cache holds: none if it is not there yet, or damaged in whatever way."""
+        with suppress(Exception):
+            frames = np.lib.format.open_memmap(file, mode="r")
+            whole = frames.offset + frames.nbytes == file.stat().st_size and frames.dtype == np.uint8
+            if whole and frames.shape[1:] == (3 if self.color else 1, self.size, self.size):
+                return len(frames)
+        return 0
+
     def _decode_one(self, path: str) -> tuple[Path | None, int, str | None]:
         """Bring one video into the cache: (file, number of frames, None), or (None, 0, what is wrong)."""
         video = self.folder / path
+        if not video.is_file():
+            return None, 0, "is no file: remove it, or mend the link"
         try:
             file = self.cache / f"{fingerprint(video, f'area-averaged {self.size} {self.color}')}.npy"
         except OSError as error:
             return None, 0, f"cannot be read ({error.strerror}): check its permissions"
-        try:
-            return file, len(np.load(file, mmap_mode="r")), None
-        except (OSError, ValueError, EOFError):  # not there yet, or damaged
-            pass
+        if n_frames := self._cached(file):
+            return file, n_frames, None
         try:
             frames = read_video(video, self.color, self.size)
         except VideoError as error:

@@ -16,6 +16,9 @@ import numpy as np
 
 # OpenCV and its FFmpeg complain on stderr about every damaged file; VideoError says it once, by name.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+# Containers only: FFmpeg would follow a playlist, which names other files and addresses, under the name of a video too.
+_CONTAINERS = "avi,asf,flv,gif,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", f"format_whitelist;{_CONTAINERS}")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 VIDEO_SUFFIXES = (
@@ -33,6 +36,7 @@ VIDEO_SUFFIXES = (
     ".webm",
     ".wmv",
 )
+_LARGEST = 4 << 30  # bytes of the frames of one video
 
 
 class VideoError(ValueError):
@@ -59,26 +63,33 @@ def read_video(path: str | Path, color: bool = False, size: int | None = None) -
 
     The header's frame count is not trusted, and a damaged frame is skipped. `size` resizes each frame
     while reading, so that a long video stays small. Transparency is dropped, and a phone's upright video stands upright.
-    Raises `VideoError` if the file is missing, is no video, or holds no frame that decodes.
+    Raises `VideoError` if the file is missing, is no video, holds no frame that decodes, or more than 4 GiB of them.
     """
-    path = Path(path)
-    if not path.is_file():
+    path, name = Path(path), os.path.abspath(path)  # FFmpeg would take 10:30.avi for an address
+    readable = name.encode(errors="replace").decode()
+    if readable != name:  # OpenCV would crash
+        raise VideoError(f"{readable} has a name that is no UTF-8: rename it.")
+    if not os.path.isfile(name):
         raise VideoError(f"{path} is not there: check the folder and the spelling.")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path} is no video by its ending: expected one of {' '.join(VIDEO_SUFFIXES)}.")
     code = cv2.COLOR_BGR2RGB if color else cv2.COLOR_BGR2GRAY
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    video = cv2.VideoCapture(name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     frames, failures = [], 0
-    while failures < 10:  # in a row: the end, or too much damage
-        decoded, frame = video.read()
-        failures = 0 if decoded else failures + 1
-        if decoded:
-            frame = cv2.cvtColor(frame, code)
-            frames.append(frame if size is None else resize(frame, size))
-    video.release()
+    try:
+        while failures < 10:  # in a row: the end, or too much damage
+            decoded, frame = video.read()
+            failures = 0 if decoded else failures + 1
+            if decoded:
+                frame = cv2.cvtColor(frame, code)
+                frames.append(frame if size is None else resize(frame, size))
+                if len(frames) * frames[0].nbytes > _LARGEST:
+                    raise MemoryError
+        stack = np.stack(frames or [[]])  # (T, H, W) or (T, H, W, 3)
+    except (MemoryError, cv2.error):
+        raise VideoError(f"{path} does not fit into the memory: read it at a smaller size, or cut it.") from None
     if not frames:
         raise VideoError(f"{path} holds no frame that can be read: copy it again, or convert it with ffmpeg to .mp4.")
-    stack = np.stack(frames)  # (T, H, W) or (T, H, W, 3)
     return np.ascontiguousarray(stack.transpose(0, 3, 1, 2)) if color else stack[:, None]
 
 # %% ../notebooks/02_frame_sampling.ipynb #1b01453d

@@ -7,6 +7,7 @@ and film them as the figures of the chapter before."""
 __all__ = ['read_bvh', 'as_figure', 'has_motion', 'motion_corpus']
 
 # %% ../notebooks/01b_motion_capture.ipynb #8dd821e6
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -46,15 +47,19 @@ def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], list[lis
         elif word.upper() == "OFFSET":
             offsets[above[-1]] = [float(next(words, "nothing")) for _ in "xyz"]
         elif word.upper() == "CHANNELS":
-            channels[above[-1]] = [next(words, "").lower() for _ in range(int(next(words, "nothing")))]
-            if not all(re.fullmatch("[xyz](position|rotation)", channel) for channel in channels[above[-1]]):
-                raise ValueError("a channel is not one of Xposition to Zrotation")
+            count = int(next(words, "nothing"))
+            own = [next(words, "").lower() for _ in range(min(count, 7))]
+            if count > 6 or not all(re.fullmatch("[xyz](position|rotation)", channel) for channel in own):
+                raise ValueError("more than six channels, or one that is not one of Xposition to Zrotation")
+            channels[above[-1]] = own
         elif word == "}":
             above.pop()
         else:
             raise ValueError(f"did not expect {word!r}")
     if above or not names:
         raise ValueError("a brace is missing")
+    if len(names) > 500 or not (np.abs(offsets) < 1e6).all():
+        raise ValueError("more than 500 joints, or an offset that is not finite or over a million")
     return names, parents, offsets, channels
 
 # %% ../notebooks/01b_motion_capture.ipynb #5544abe5
@@ -62,8 +67,12 @@ def _read_frames(lines: list[str], width: int) -> tuple[np.ndarray, float]:
     """Channel values [T, width] and seconds a frame, of the lines after MOTION; broken ones raise ValueError or IndexError."""
     n_frames, interval = int(lines[0].split(":")[1]), float(lines[1].split(":")[1])
     values = np.array(" ".join(lines[2:]).split(), dtype=float)
-    if n_frames < 1 or interval <= 0 or not np.isfinite(values).all() or values.size != n_frames * width:
+    if n_frames < 1 or width < 1 or values.size != n_frames * width:
         raise ValueError(f"{n_frames} frames of {width} numbers are announced, {values.size} numbers follow")
+    if not 1e-6 <= interval <= 1:
+        raise ValueError(f"a frame lasts {interval} seconds, and not 0.000001 to 1")
+    if not (np.abs(values) < 1e9).all():
+        raise ValueError("a number is not finite, or over a billion")
     return values.reshape(n_frames, width), interval
 
 # %% ../notebooks/01b_motion_capture.ipynb #b29bf6c8
@@ -88,7 +97,10 @@ def _place_joints(parents: list[int], offsets: np.ndarray, channels: list[list[s
 # %% ../notebooks/01b_motion_capture.ipynb #be556c40
 def _chain(motion: Motion, tip: int) -> list[int]:
     """The joints from the root to `tip`."""
-    return [*(_chain(motion, motion.parents[tip]) if motion.parents[tip] >= 0 else ()), tip]
+    chain = [tip]
+    while motion.parents[chain[0]] >= 0:
+        chain.insert(0, motion.parents[chain[0]])
+    return chain
 
 
 def _length(motion: Motion, tip: int) -> float:
@@ -111,12 +123,15 @@ def _tips_by_name(motion: Motion) -> dict[str, int]:
 # %% ../notebooks/01b_motion_capture.ipynb #9cdd3326
 def _tips_by_shape(motion: Motion) -> dict[str, int]:
     children = [[c for c, parent in enumerate(motion.parents) if parent == joint] for joint in range(len(motion.names))]
+    chains = {tip: _chain(motion, tip) for tip, below in enumerate(children) if not below}
 
     def leaves(joint: int) -> list[int]:
-        return [leaf for child in children[joint] for leaf in leaves(child)] or [joint]
+        return [tip for tip, chain in chains.items() if joint in chain]
 
     def fork(joint: int) -> list[int]:
-        return fork(children[joint][0]) if len(children[joint]) == 1 else children[joint]
+        while len(children[joint]) == 1:
+            (joint,) = children[joint]
+        return children[joint]
 
     def farthest(joint: int) -> int:
         return max(leaves(joint), key=lambda leaf: _length(motion, leaf))
@@ -166,6 +181,8 @@ def read_bvh(path: str | Path) -> Motion:
     is the axis along which the head lies from the root. Position channels take the place of the offset, unless all are zero.
     End sites become joints, named after their parent with `_end`.
     """
+    if not os.path.isfile(path):
+        raise BodyError(f"{path} is not there: check the folder and the spelling.")
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     middle = next((number for number, line in enumerate(lines) if line.strip().upper() == "MOTION"), None)
     if middle is None or lines[0].strip().upper() != "HIERARCHY":
@@ -217,7 +234,8 @@ def _at_25(positions: np.ndarray, fps: float) -> np.ndarray:
 def as_figure(motion: Motion) -> Motion:
     """Anybody's motion with the joints of our figure: trunk 0.5 m, hips over the origin, facing us, 25 frames a second.
 
-    Trunk, hips and facing are medians over the clip. Raises BodyError if the skeleton shows no hands, feet and head.
+    Trunk, hips and facing are medians over the clip. Raises BodyError if the skeleton shows no hands, feet and head, or if
+    a limb has no length, or the person goes too far.
     """
     tips = _tips(motion)
     at = _limbs(motion, tips)
@@ -232,6 +250,8 @@ def as_figure(motion: Motion) -> Motion:
     line = np.median(across, axis=0)
     facing = rotation("y", np.degrees(np.arctan2(line[2], line[0]))) * 0.5 / trunk
     positions = (np.stack([at[name] for name in JOINTS], axis=1) - np.median(at["pelvis"], axis=0)) @ facing.T
+    if not (np.abs(positions) < 100).all():  # not a number, if a bone has no length
+        raise BodyError("this person has limbs without length, or goes farther than 100 m; export the motion again.")
     return Motion(JOINTS, PARENTS, _at_25(positions, motion.fps), FPS)
 
 # %% ../notebooks/01b_motion_capture.ipynb #d88f1ca1
@@ -251,7 +271,7 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
 
     def film(row: tuple[str, tuple[str, str | None]]) -> tuple[str, str, str | None] | str:
         path, (label, actor) = row
-        title = "_".join(Path(path).with_suffix("").parts)
+        title = "_".join(Path(path).with_suffix("").parts).encode()[:200].decode(errors="ignore")  # as disks allow
         try:
             motion = as_figure(read_bvh(bvh_folder / path))
             checksum = zlib.crc32((bvh_folder / path).read_bytes(), zlib.crc32((actor or "").encode()))

@@ -81,8 +81,12 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
     steps, moving = config.steps, any(config.deform_steps)
     if config.length < 2 or config.size < 4:
         yield f"Clips of {config.length} frames of {config.size} pixels are too small: take 2 frames of 4 pixels or more."
+    if config.length * config.size**2 > 1 << 28:
+        yield f"Clips of {config.length} frames of {config.size} pixels fill the memory: take fewer or smaller ones."
     if config.pool not in ("max", "average"):
         yield f"pool is {config.pool!r}: choose 'max' or 'average'."
+    if not isinstance(config.norm_momentum, (int, float)) or not 0 <= config.norm_momentum <= 1:
+        yield f"norm_momentum is {config.norm_momentum!r}: choose a number from 0 to 1."
     if config.gates not in ("mean", "convolution"):
         yield f"gates is {config.gates!r}: choose 'mean' or 'convolution'."
     if config.deform_state and config.gates == "mean":
@@ -96,7 +100,7 @@ def _problems(config: NetworkConfig) -> Iterator[str]:
         layers = f"{len(config.deform_steps)} ConvLSTM layers, but hidden names {len(config.hidden)}"
         yield f"deform_steps is for {layers}: give one tuple of steps per layer."
     for chosen in config.deform_steps:
-        if not all(0 <= step < steps for step in chosen):
+        if not all(step in range(steps) for step in chosen):
             there = f"clips of {config.length} frames leave steps 0 to {steps - 1}"
             yield f"deform_steps has {tuple(chosen)}, but {there}: choose among them, or call paper_steps({steps})."
     if "mixed_gates" in config.defects and config.gates == "convolution":
@@ -265,7 +269,7 @@ def multiply_adds(net: nn.Module) -> int:
 def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> None:
     """Write weights, configuration and class names of `net` to a safetensors file; `path` is never half written.
 
-    Raises NetworkError if there are not as many class names as logits.
+    Raises NetworkError if there are not as many class names as logits, or no room.
     """
     path = Path(path)
     if len(classes) != net.config.classes:
@@ -274,8 +278,11 @@ def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> N
         )
     header = {"deformlib": "VideoNet", "config": json.dumps(asdict(net.config)), "classes": json.dumps(list(classes))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside, header)
+    try:
+        with replacing(path) as beside:
+            save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside, header)
+    except SafetensorError as error:
+        raise NetworkError(f"{path} cannot be written ({error}): make room, or choose another folder.") from error
 
 
 def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
@@ -290,20 +297,31 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         tensors = load_file(path)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise NetworkError(f"{path}: not a whole safetensors file; give one that save_network wrote.") from error
     if header.get("deformlib") != "VideoNet":
         raise NetworkError(f"{path}: holds the weights of another network; give a file that save_network wrote.")
     try:
         config = {name: _tuples(value) for name, value in json.loads(header["config"]).items()}
-        net = VideoNet(NetworkConfig(**config))
+        config, classes = NetworkConfig(**config), tuple(json.loads(header["classes"]))
+        with torch.device("meta"):  # shapes alone: what a damaged header asks for may not fit into the memory
+            wanted = VideoNet(config).state_dict()
+        if _shapes(wanted) != _shapes(tensors):
+            raise ValueError("other tensors")
+        if len(classes) != config.classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("other classes")
+        net = VideoNet(config)
         net.load_state_dict(tensors)
-        classes = tuple(json.loads(header["classes"]))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a header can hold anything
         raise NetworkError(
             f"{path}: weights and configuration do not fit this version; train the network again."
         ) from error
     return net.eval(), classes
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
+    """Shape and type of each."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _tuples(value):

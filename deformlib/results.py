@@ -12,6 +12,7 @@ __all__ = ['PAPER', 'REPORTED', 'TITLES', 'COLORS', 'REMARKS', 'COST', 'ResultsE
 # %% ../notebooks/13_results_tables.ipynb #e08b1ca1
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,6 +28,42 @@ class ResultsError(ValueError):
     """Records from which no table can be made; the message names the file or folder and the remedy."""
 
 
+_FIELDS = {  # what the tables read in a record
+    str: "experiment/model experiment/split experiment/recipe corpus/name corpus/key corpus/source device",
+    int: "experiment/seed corpus/videos corpus/actors split/val parameters",
+    float: "accuracy seconds",
+    list: "corpus/classes validation/clip validation/copy validation/label validation/predicted",
+}
+
+
+def _problem(record: object) -> str | None:
+    """What keeps a record from being read into tables, in words."""
+    found = {}
+    for kind, names in _FIELDS.items():
+        for name in names.split():
+            value = record
+            for key in name.split("/"):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not isinstance(value, (int, float) if kind is float else kind):
+                return f"{name} is missing, or no {kind.__name__}"
+            if kind in (int, float) and not 0 <= value < 1e15:
+                return f"{name} is {value}"
+            found[name] = value
+    classes, clips, copies, labels, predicted = (found[name] for name in _FIELDS[list].split())
+    if not all(isinstance(name, str) for name in classes + clips):
+        return "the name of a class or clip is none"
+    if not all(isinstance(number, int) for number in copies + labels + predicted):
+        return "validation holds something else than numbers"
+    if not len(clips) == len(copies) == len(labels) == len(predicted) > 0:
+        return "validation holds no clip, or columns of different length"
+    if min(labels + predicted) < 0 or max(labels + predicted) >= len(classes):
+        return "validation names a class that is not there"
+    commit, counted = record.get("commit") or "", record.get("multiply_adds") or 0
+    if not isinstance(commit, str) or not isinstance(counted, (int, float)) or not 0 <= counted < 1e18:
+        return "commit is no name, or multiply_adds no number"
+    return None
+
+
 def load_records(folder: str | Path) -> list[dict]:
     """Read every run record (`*.json`) of a results folder, sorted by name.
 
@@ -35,13 +72,20 @@ def load_records(folder: str | Path) -> list[dict]:
     records = []
     for path in sorted(Path(folder).glob("[!.]*.json")):  # a name with a dot in front was never finished
         try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except json.JSONDecodeError as error:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise ResultsError(f"{path}: no valid JSON ({error}); delete it, and `run` makes it again.") from None
+        if problem := _problem(record):
+            raise ResultsError(f"{path}: no whole record ({problem}); delete it, and `run` makes it again.")
+        records.append(record)
     if not records:
         raise ResultsError(f"{folder} holds no run record; run a study into it first (make reproduce).")
     if len({(record["corpus"]["key"], record["experiment"]["recipe"]) for record in records}) > 1:
         raise ResultsError(f"{folder} mixes records of several corpora or recipes; keep each in a folder of its own.")
+    runs = Counter(tuple(record["experiment"][key] for key in ("model", "split", "seed")) for record in records)
+    (run, count), *_ = runs.most_common(1)
+    if count > 1:
+        raise ResultsError(f"{folder} holds {count} records of {' '.join(map(str, run))}; delete all but one.")
     return records
 
 
@@ -58,7 +102,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
             "multiply-adds": record.get("multiply_adds") or np.nan,  # of one clip; a classifier counts none
             "seconds": record["seconds"],
             "corpus": record["corpus"]["name"],
-            "commit": (record["commit"] or "none")[:8],
+            "commit": (record.get("commit") or "none")[:8],
         }
         for record in records
     ]
