@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -131,9 +132,10 @@ def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", wo
         return said
     here, seconds = machine()["device"].split(",")[0], {}
     for path in folder.parent.glob(f"*/{missing[0].recipe}-*.json"):
-        done = json.loads(path.read_text(encoding="utf-8"))
-        if done["device"].split(",")[0] == here:
-            seconds.setdefault(done["experiment"]["model"], []).append(done["seconds"])
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # no whole record tells nothing of time
+            done = json.loads(path.read_text(encoding="utf-8"))
+            if done["device"].split(",")[0] == here:
+                seconds.setdefault(done["experiment"]["model"], []).append(float(done["seconds"]))
     if not seconds:
         minutes = len(missing) * arithmetic_seconds(missing[0], corpus) / workers / 60
         return f"{said}: {max(1, round(minutes))} min for the bare arithmetic; no run of this recipe is recorded here yet"

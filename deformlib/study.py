@@ -499,12 +499,16 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
     def finished() -> dict | None:
         if not path.exists():
             return None
-        done = json.loads(path.read_text(encoding="utf-8"))
-        if done["corpus"]["key"] != corpus.key:
+        try:
+            done = json.loads(path.read_text(encoding="utf-8"))
+            key, known = done["corpus"]["key"], completed(done["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StudyError(f"{path}: no whole record ({error}); delete it, and the run is done again.") from None
+        if key != corpus.key:
             raise StudyError(
                 f"{path}: a record from another corpus or an older state of it; delete it or name another folder."
             )
-        if completed(done["settings"]) != fitter.settings(experiment, corpus, split):
+        if known != fitter.settings(experiment, corpus, split):
             raise StudyError(
                 f"{path}: a record of the same name with other settings; delete it or name another folder."
             )

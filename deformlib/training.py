@@ -196,22 +196,25 @@ def load_checkpoint(
         with safe_open(path, framework="pt") as file:
             metadata = {name: json.loads(value) for name, value in file.metadata().items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise TrainingError(f"{path}: damaged ({error}); delete it to start this run anew.") from error
-    if metadata["progress"]["run"] != run:
-        raise TrainingError(f"{path}: belongs to a run with other settings; delete it, or choose another folder.")
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensor
-    net.load_state_dict({name.removeprefix("net."): tensors[name] for name in tensors if name.startswith("net.")})
-    optimizer.load_state_dict({"state": state, "param_groups": metadata["groups"]})
-    torch.set_rng_state(tensors["generator.cpu"])
-    if "generator.cuda" in tensors and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["generator.cuda"])
-    if accelerator.scaler and metadata["scaler"]:
-        accelerator.scaler.load_state_dict(metadata["scaler"])
+        if metadata["progress"]["run"] != run:
+            raise TrainingError(f"{path}: belongs to a run with other settings; delete it, or choose another folder.")
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".", 2)
+                state.setdefault(int(number), {})[key] = tensor
+        net.load_state_dict({name.removeprefix("net."): tensors[name] for name in tensors if name.startswith("net.")})
+        optimizer.load_state_dict({"state": state, "param_groups": metadata["groups"]})
+        torch.set_rng_state(tensors["generator.cpu"])
+        if "generator.cuda" in tensors and accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["generator.cuda"])
+        if accelerator.scaler and metadata["scaler"]:
+            accelerator.scaler.load_state_dict(metadata["scaler"])
+    except TrainingError:
+        raise
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]  # PyTorch goes on for many lines
+        raise TrainingError(f"{path}: damaged ({reason}); delete it to start this run anew.") from error
     return metadata["progress"]
 
 # %% ../notebooks/10_training.ipynb #5533f4fb

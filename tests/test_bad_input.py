@@ -24,8 +24,6 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("kind", fuzz.KINDS)
 def test_broken_inputs_end_well(kind: str):
     """A few of each kind; whatever else happens is an exception here."""
-    if kind == "checkpoint":
-        pytest.xfail("load_checkpoint of chapter 10 lets errors of other libraries through")
     count = {"odd video": 2, "corpus": 3, "full disk": 3}.get(kind, 6)
     ends = {fuzz.attempt(kind, 0, number) for number in range(count)}
     assert ends <= {"refused", "left out", "read"}

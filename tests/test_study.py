@@ -288,6 +288,15 @@ def test_records_of_other_settings_are_not_taken(finished: Path, corpus: Corpus,
             run(experiments, finished, corpus.cache)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"corpus": 1}', '{"corpus": {"key": "k"}, "settings": []}'])
+def test_a_record_that_is_not_whole_is_named(finished: Path, corpus: Corpus, tmp_path: Path, text: str):
+    """Half a file, or another thing of the same name, is no result and no traceback."""
+    folder = shutil.copytree(finished, tmp_path / "damaged")
+    (folder / "tiny-plain-by_actor-0.json").write_text(text)
+    with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.json: no whole record"):
+        run(CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny"), folder, corpus.cache)
+
+
 def test_older_records_count_with_the_defaults_of_options_they_do_not_name(
     finished: Path, corpus: Corpus, tmp_path: Path, monkeypatch
 ):
