@@ -23,10 +23,12 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deformlib", description="Deformable video models on body videos.")
     jobs = parser.add_subparsers(title="jobs", required=True)
 
-    job = jobs.add_parser("corpus", help="make the procedural corpus, or render a folder of motion capture")
+    job = jobs.add_parser("corpus", help="make the procedural corpus, two of gestures, or render motion capture")
     job.add_argument("folder", type=Path, nargs="?", default=DEFAULT_CORPUS, help="where the videos go (%(default)s)")
-    job.add_argument("--motion", type=Path, help="a folder of BVH files with a manifest.csv, to render")
-    job.add_argument("--seed", type=int, default=0, help="of the procedural corpus (%(default)s)")
+    others = job.add_mutually_exclusive_group()
+    others.add_argument("--motion", type=Path, help="a folder of BVH files with a manifest.csv, to render")
+    others.add_argument("--tasks", action="store_true", help="two corpora of gestures: FOLDER/words and FOLDER/styles")
+    job.add_argument("--seed", type=int, default=0, help="of the procedural videos (%(default)s)")
     job.set_defaults(do=make)
 
     for name, text in (("study", "do the runs of a named study"), ("reproduce", "the study called classroom: Table 1, in minutes")):
@@ -72,6 +74,10 @@ def make(options: argparse.Namespace) -> None:
 
     if options.motion:
         motion_corpus(options.motion, options.folder)
+    elif options.tasks:  # claims draws results with pandas, which takes its time to import
+        from .claims import film_tasks
+
+        film_tasks(options.folder, seed=options.seed)
     else:
         make_corpus(options.folder, seed=options.seed)
     print(f"the videos and manifest.csv are in {options.folder}")

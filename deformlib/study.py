@@ -328,6 +328,7 @@ def source(corpus: Corpus) -> str:
     """What the videos are, as far as their names tell: those that chapter 01 draws have names of their own."""
     drawn = {
         r"\d{3}[a-z]{3}_a\d\d_s\d+\.avi": "procedural body videos, not GEMEP",
+        r"\d{3}_[a-z]+_[a-z]+_a\d\d_s\d+\.avi": "procedural gesture videos, not GEMEP",
         r".+_[0-9a-f]{8}\.avi": "motion capture drawn as figures, not GEMEP",
     }
     names = [video.path.name for video in corpus.videos]
