@@ -358,9 +358,9 @@ def report(folder: str | Path) -> str:
 
 # %% ../notebooks/16_the_report.ipynb #0a240737
 def span(values: Iterable[int]) -> str:
-    """The smallest and the largest of some numbers, as text."""
-    low, high = min(values := list(values)), max(values)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    """The smallest and the largest of some numbers, as text; "none" if there are none."""
+    ends = sorted({min(values), max(values)}) if (values := list(values)) else []
+    return " to ".join(f"{end:,}" for end in ends) or "none"
 
 
 def separation(records: list[dict]) -> pd.DataFrame:
@@ -460,7 +460,7 @@ def info_sheet(folder: str | Path) -> str:
         siblings=", ".join(f"{name} {span(counts)}" for name, counts in sorted(siblings.items())),
         actors=", ".join(held["corpus"] + ": " + held["actors held out"]) or "none",
         sources=each(record["corpus"]["source"] for record in records),
-        classes=span(labels) if labels else "none",
+        classes=span(labels),
         parameters=span(runs["parameters"]),
         adds=span((runs["multiply-adds"].dropna() / 1e6).round().astype(int)),
         corpora=each(f"{name}: {videos} videos, {classes} classes" for name, videos, classes in corpora),
