@@ -104,7 +104,7 @@ def headline(pairs: np.ndarray, what: str, p: float | None = None) -> str:
     mean, half = interval(pairs)
     doubt = " that clips do not confirm" if p is not None and p >= 0.05 else ""
     found = "No difference found" if abs(mean) <= half else f"A difference{doubt}"
-    clips = "" if p is None else f" (clip by clip, McNemar: p = {p:.3f})"
+    clips = "" if p is None else f" (clip by clip, McNemar: p {'< 0.001' if p < 0.001 else f'= {p:.3f}'})"
     return f"**{found}:** {what} is {mean:+.1f} ± {half:.1f} points over {len(pairs)} seeds{clips}."
 
 # %% ../notebooks/16_the_report.ipynb #9b13c68d
@@ -142,7 +142,8 @@ def split_table(studies: dict[str, list[dict]]) -> pd.DataFrame:
             if len(chosen):
                 means = [spread(chosen.loc[chosen["model"] == model, "accuracy"]) for model in COLORS]
                 clips, gain = chosen.groupby("seed")["judged"].first().sum(), spread(differences(runs, split), "+")
-                p, chance = mcnemar(records, "deformable", "plain", split)[2], 100 / len(corpus["classes"])
+                p = np.nan if split == "by_copy" else mcnemar(records, "deformable", "plain", split)[2]
+                chance = 100 / len(corpus["classes"])
                 rows.append((escaped(corpus["name"]), chance, split, *means, gain, clips, p))
     columns = ["corpus", "chance", "split", *COLORS, "deformable - plain", "judged", "p (McNemar)"]
     return pd.DataFrame(rows, columns=columns)
@@ -175,7 +176,9 @@ def draw_figures(studies: dict[str, list[dict]]) -> dict[str, plt.Figure]:
     records = studies[MAIN]
     title = about(records).replace("$", r"\$") if records else f"{MAIN}: not run"
     for ax, base in zip(figures["tests"].subplots(1, 2), ROWS):
-        draw_forest(comparisons(records, base), ax, base).tick_params(axis="y", labelsize=8)
+        table = comparisons(records, base)
+        draw_forest(table, ax, base).tick_params(axis="y", labelsize=8)
+        ax.set_title("" if len(table) else "not run", fontsize=9)
     axes = figures["robustness"].subplots(2, 4, sharex="col", sharey="row")
     warped = warped_accuracy(records, clean_split(records))
     if len(warped):
@@ -215,9 +218,9 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         swapped = runs.rename(columns={"model": "split", "split": "model"})  # two splits of a model, as if two models
         leak = headline(differences(swapped, "plain", "by_copy", clean), f"plain, by_copy minus {clean},")
         levels = runs[runs["model"] == "plain"].groupby("split")["accuracy"]
-        levels = ", ".join(f"{spread(values)} % {split}" for split, values in levels)
+        levels = ", ".join(f"{split} {spread(values)}" for split, values in levels)
         p = mcnemar(studies[part.folder], "deformable", "plain", clean)[2]
-        said.append(f"*The split, {corpus}.* {leak} Seeds in brackets: {levels}.")
+        said.append(f"*The split, {corpus}.* {leak} Percent right (seeds): {levels}.")
         said.append(f"*The claim, {corpus}.* {headline(gain, f'deformable minus plain, {clean},', p)}")
     if others:
         said.append(f"*Other tasks, deformable minus plain.* {listed(others, *zip(*map(interval, others.values())))}")
@@ -244,13 +247,23 @@ def limits(studies: dict[str, list[dict]]) -> list[str]:
     for records in filter(None, (studies[part.folder] for part in PARTS if part.study == "leakage")):
         runs, clean = runs_table(records), clean_split(records)
         pairs = differences(runs, clean)
-        if len(pairs) > 1 and pairs.std() > 0:
-            least, one = detectable(pairs), 100 / runs.loc[runs["split"] == clean, "judged"].median()
+        if len(pairs) < 2:
+            continue
+        one, where = (
+            100 / runs.loc[runs["split"] == clean, "judged"].median(),
+            f"{escaped(runs['corpus'].iloc[0])}, {clean}",
+        )
+        if pairs.std(ddof=1) < one / 2:
             said.append(
-                f"{escaped(records[0]['corpus']['name'])}, {clean}: runs that scatter like these show a true difference of "
-                f"{least:.1f} points four times in five, a smaller one less often; one clip is {one:.1f} points. One of "
-                f"{reported:.2f}, as the paper's, {'would have shown' if least <= reported else 'could easily be missed'}."
+                f"{where}: the differences scatter by less than half a clip ({one:.1f} points), which is luck; no limit can be given."
             )
+            continue
+        least = detectable(pairs)
+        said.append(
+            f"{where}: runs that scatter like these show a true difference of {least:.1f} points four times in five, a smaller "
+            f"one less often; one clip is {one:.1f} points. One of {reported:.2f}, as the paper's, "
+            f"{'would have shown' if least <= reported else 'could easily be missed'}."
+        )
     devices = {record["device"] for records in studies.values() for record in records}
     if all(device.startswith("CPU") for device in devices):
         said.append(
@@ -258,7 +271,7 @@ def limits(studies: dict[str, list[dict]]) -> list[str]:
         )
     return said
 
-# %% ../notebooks/16_the_report.ipynb #1595a1c4
+
 def repeat_table(studies: dict[str, list[dict]]) -> pd.DataFrame:
     """For each part its question, its runs, the hours that training them took, and the command that repeats it."""
     rows = []
@@ -302,7 +315,7 @@ The paper (arXiv 2010.14607) reports {plain} % for a ConvLSTM and {deformable} %
 ## The numbers
 
 {table}
-Percent right, mean ± half width of the 95 % interval over seeds (their number). McNemar's p counts clips; by_copy it is too small, because copies of one clip are not independent.
+Percent right, mean ± half width of the 95 % interval over seeds (their number). McNemar's p counts clips; by_copy has none, because copies of one clip are not independent.
 
 ## What cannot be concluded
 
@@ -326,15 +339,19 @@ Every run counted once: {hours:.1f} hours of training ({devices}). The two gestu
 
 
 def follow(folder: Path) -> str:
-    """Whether the offsets of trained networks follow silhouette and motion (chapter 15b), from offsets/follow.json."""
+    """Whether offsets follow silhouette and motion, trained and with random branches (chapter 15b), from offsets/follow.json."""
     path = folder / MAIN / "offsets" / "follow.json"
     if not path.exists():
         return "not run."
-    table = follow_table(json.loads(path.read_text(encoding="utf-8"))["rows"])
-    table = table[table["branch"] == "trained"]
-    names = table["truth"] + ", layer " + table["layer"].astype(str)
-    found = listed(names, table["follows"], table["half width"], ".2f")
-    return f"Correlation of offset magnitude with the own clip minus that with another clip, trained networks: {found}"
+    said = ["Correlation of offset magnitude with what is particular to the clip."]
+    for branch, chosen in follow_table(json.loads(path.read_text(encoding="utf-8"))["rows"]).groupby(
+        "branch", sort=False
+    ):
+        names = chosen["truth"] + ", layer " + chosen["layer"].astype(str)
+        said.append(
+            f"{branch.capitalize()} branches: {listed(names, chosen['particular'], chosen['half width'], '.2f')}"
+        )
+    return " ".join(said)
 
 
 def report(folder: str | Path) -> str:

@@ -95,6 +95,7 @@ def test_the_headline_follows_the_numbers():
     assert headline(np.array([5.0, 2, 6, 3, 4]), "d") == "**A difference:** d is +4.0 ± 2.0 points over 5 seeds."
     assert headline(-np.array([5.0, 2, 6, 3, 4]), "d", 0.01) == "**A difference:** d is -4.0 ± 2.0 points over 5 seeds (clip by clip, McNemar: p = 0.010)."
     assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 0.25).startswith("**A difference that clips do not confirm:** d is +4.0")
+    assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 1e-9).endswith("p < 0.001).")
     assert headline(np.zeros(5), "d").startswith("**No difference found:** d is +0.0 ± 0.0")
     for few in ([], [3.0]):
         assert headline(np.array(few), "d") == f"**Not tested:** d has {len(few)} pairs of runs, and an interval needs two."
@@ -181,6 +182,29 @@ def test_runs_that_were_not_judged_on_warped_clips_are_enough_for_the_rest(resul
         path.write_text(json.dumps(json.loads(path.read_text()) | {"multiply_adds": None}))  # as older records, and classifiers
     assert "million multiply-adds a clip: none." in info_sheet(results)
     assert "*Robustness.* **Not tested:** what deformable loses" in write_report(results).read_text()
+
+
+def test_a_limit_is_given_only_where_runs_scatter(results: Path):
+    """From the spread of the differences, 4.2 points here; none where they are all one clip."""
+    said = limits(read_studies(results))[0]
+    assert said.startswith("toy, by_actor: runs that scatter like these show a true difference of 7.0 points four times in five")
+    assert "one clip is 5.0 points. One of 2.42, as the paper's, could easily be missed." in said
+    write(results / MAIN, study((1, 1, 1, 1, 1)))
+    assert "scatter by less than half a clip (5.0 points)" in limits(read_studies(results))[0]
+
+
+def test_whether_offsets_follow_is_read_from_its_own_file(results: Path):
+    """Correlation with what is particular to a clip, over seeds, of trained and of random branches."""
+    rows = [
+        {"seed": seed, "branch": branch, "truth": "motion", "layer": 1, "moved": 1.0, "own": own, "other clip": 0.1, "other step": 0.0, "particular": own}
+        for branch, owns in (("trained", (0.30, 0.32, 0.31)), ("random", (0.9, 0.1, 0.5)))
+        for seed, own in enumerate(owns)
+    ]
+    (results / MAIN / "offsets").mkdir()
+    (results / MAIN / "offsets" / "follow.json").write_text(json.dumps({"rows": rows}))
+    page = report(results)
+    assert "Trained branches: 1 of 1 intervals leave out zero: **motion, layer 1 +0.31 ± 0.02**." in page
+    assert "Random branches: 0 of 1 intervals leave out zero: motion, layer 1 +0.50 ± 0.99." in page
 
 
 def test_commands_and_costs_are_those_of_the_records(results: Path):
