@@ -233,7 +233,7 @@ def test_names_cannot_break_the_page(tmp_path: Path):
     write(tmp_path / MAIN, study((0, 1, -1), "my|films*$x$"))
     page, sheet = report(tmp_path), info_sheet(tmp_path)
     for text in (page, sheet):
-        for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
         assert "my|films" not in text and r"my\|films\*\$x\$" in text
     write_report(tmp_path)  # titles of figures as well
