@@ -47,6 +47,10 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("folder", type=Path)
     job.set_defaults(do=table)
 
+    job = jobs.add_parser("report", help="write the one-page report and the info sheet from the records of all studies")
+    job.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="with example-claims and others in it (%(default)s)")
+    job.set_defaults(do=report)
+
     job = jobs.add_parser("predict", help="name the emotion in a video")
     job.add_argument("video", type=Path)
     job.add_argument("--weights", type=Path, help="a .safetensors file of a run (the newest of results/)")
@@ -187,6 +191,14 @@ def table(options: argparse.Namespace) -> None:
 def tables(folder: Path) -> str:
     """The tables of a results folder, one below the other: Table 1 of plain and deformable, Table 2 if there are other models."""
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("table[12].md")))
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write REPORT.md, INFO_SHEET.md and their figures, and print the report."""
+    from .report import write_report
+
+    path = write_report(options.folder)
+    print(f"{path.read_text(encoding='utf-8')}\nthis page, INFO_SHEET.md and the figures in report/ are in {options.folder}")
 
 
 def predict(options: argparse.Namespace) -> None:

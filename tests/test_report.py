@@ -1,0 +1,266 @@
+"""The report from records whose answers are known: right sentences, nothing typed, missing studies named."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deformlib import __main__
+from deformlib.report import (
+    MAIN,
+    PARTS,
+    detectable,
+    escaped,
+    headline,
+    headlines,
+    info_sheet,
+    limits,
+    listed,
+    read_studies,
+    repeat_table,
+    report,
+    separation,
+    write_report,
+)
+from deformlib.results import ResultsError, interval
+from deformlib.study import WARPS
+
+CLASSES = ["calm", "glad"]
+
+
+def record(model: str, split: str, seed: int, right: int, of: int = 20, corpus: str = "toy") -> dict:
+    """A whole record of a run with so many right predictions; on warped clips it gets half of them."""
+    label = [clip % 2 for clip in range(of)]
+    said = [kind if clip < right else 1 - kind for clip, kind in enumerate(label)]
+    warped = {kind: [[amount, right / of / (1 if amount == (kind == "scale") else 2)] for amount in amounts] for kind, amounts in WARPS.items()}
+    return {
+        "name": f"classroom-{model}-{split}-{seed}",
+        "experiment": {"corpus": corpus, "model": model, "split": split, "seed": seed, "recipe": "classroom"},
+        "corpus": {"name": corpus, "source": "made up, not GEMEP", "key": corpus, "videos": 50, "classes": CLASSES, "actors": 5},
+        "split": {
+            "name": split,
+            "seed": seed,
+            "train": 400,
+            "val": of,
+            "held_out": [f"a{seed % 5}"] if split == "by_actor" else None,
+            "siblings": [81, 99] if split == "by_copy" else [0, 0],
+        },
+        "parameters": 1234,
+        "multiply_adds": 5_000_000,
+        "settings": {
+            "network": {"length": 16, "size": 32},
+            "training": {"optimizer": "adamw", "lr": 0.0015, "weight_decay": 0.05, "batch": 8, "epochs": 8, "epoch_steps": 100},
+        },
+        "accuracy": right / of,
+        "validation": {"clip": [f"{clip}.avi" for clip in range(of)], "copy": [-1] * of, "label": label, "predicted": said},
+        "robustness": warped,
+        "seconds": 36.0,
+        "device": "CPU, toy",
+        "python": "3.12.1",
+        "versions": {"torch": "2.9.0"},
+        "commit": "0123456789",
+    }
+
+
+def write(folder: Path, records: list[dict]) -> None:
+    """Write records as `run` does, a file each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in records:
+        (folder / f"{each['name']}.json").write_text(json.dumps(each))
+
+
+def study(gains: tuple[int, ...], corpus: str = "toy") -> list[dict]:
+    """Plain and deformable under three splits, a seed for each of `gains`: how many clips of 20 deformable has more right."""
+    rights = {"by_actor": 4, "by_clip": 5, "by_copy": 15}
+    return [
+        record(model, split, seed, right + (seed + split.count("o")) % 3 + gain * (model == "deformable"), corpus=corpus)
+        for seed, gain in enumerate(gains)
+        for split, right in rights.items()
+        for model in ("plain", "deformable")
+    ]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder with one study, in which deformable has 0, 1, -1, 1, 0 clips more right."""
+    write(tmp_path / "results" / MAIN, study((0, 1, -1, 1, 0)))
+    return tmp_path / "results"
+
+
+def test_the_headline_follows_the_numbers():
+    """Zero inside, outside above and below, denied by the clips, too few pairs."""
+    assert headline(np.array([2.0, -1, 3, 0, 1]), "d") == "**No difference found:** d is +1.0 ± 2.0 points over 5 seeds."
+    assert headline(np.array([5.0, 2, 6, 3, 4]), "d") == "**A difference:** d is +4.0 ± 2.0 points over 5 seeds."
+    assert headline(-np.array([5.0, 2, 6, 3, 4]), "d", 0.01) == "**A difference:** d is -4.0 ± 2.0 points over 5 seeds (clip by clip, McNemar: p = 0.010)."
+    assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 0.25).startswith("**A difference that clips do not confirm:** d is +4.0")
+    assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 1e-9).endswith("p < 0.001).")
+    assert headline(np.zeros(5), "d").startswith("**No difference found:** d is +0.0 ± 0.0")
+    for few in ([], [3.0]):
+        assert headline(np.array(few), "d") == f"**Not tested:** d has {len(few)} pairs of runs, and an interval needs two."
+
+
+def test_what_could_be_found_is_found_as_often_as_said():
+    """Simulated studies with that true difference have an interval above zero four times in five, whatever their size."""
+    rng = np.random.default_rng(1)
+    for pairs in (np.array([0.0, 3, 1]), np.array([2.0, -1, 3, 0, 1]), np.arange(12.0)):
+        drawn = detectable(pairs) + pairs.std(ddof=1) * rng.standard_normal((2000, len(pairs)))
+        found = np.mean([mean > half for mean, half in map(interval, drawn)])
+        assert found == pytest.approx(0.8, abs=0.03)
+    assert detectable(3 * np.array([2.0, -1, 3, 0, 1])) == pytest.approx(3 * detectable(np.array([2.0, -1, 3, 0, 1])))
+
+
+def test_many_comparisons_are_listed_and_those_without_zero_bold():
+    """A single run has no interval and is left out; names are escaped."""
+    text = listed(["a*", "b", "c"], [3.0, -1.0, 9.0], [2.0, 4.0, float("nan")])
+    assert text == "1 of 2 intervals leave out zero: **a\\* +3.0 ± 2.0**; b -1.0 ± 4.0."
+    assert listed([], [], []) == "not run."
+
+
+def test_the_page_changes_its_mind_with_the_records(results: Path):
+    """The same folder with another difference says so in the headline; and the split is a difference in both."""
+    before = "\n".join(headlines(read_studies(results)))
+    assert "*The claim, toy.* **No difference found:** deformable minus plain, by_actor, is +1.0 ± 5.2 points over 5 seeds" in before
+    assert "*The split, toy.* **A difference:** plain, by_copy minus by_actor," in before
+    write(results / MAIN, study((5, 6, 5, 6, 5)))
+    after = "\n".join(headlines(read_studies(results)))
+    assert "*The claim, toy.* **A difference:** deformable minus plain, by_actor, is +27.0 ± 3.4 points over 5 seeds" in after
+
+
+def test_every_number_comes_from_the_records(results: Path):
+    """Other accuracies, seconds, sizes and machines: no line with such a number stays as it was."""
+    kept = set(report(results).splitlines()) | set(info_sheet(results).splitlines())
+    for path in (results / MAIN).glob("*.json"):
+        changed = json.loads(path.read_text())
+        changed["seconds"], changed["parameters"], changed["multiply_adds"] = 777.0, 4321, 9_000_000
+        changed["device"], changed["python"], changed["versions"] = "CPU, other", "3.13.0", {"torch": "2.10.0"}
+        changed["split"] |= {"train": 401, "siblings": [n and n - 7 for n in changed["split"]["siblings"]]}
+        changed["settings"]["training"]["lr"] = 0.1
+        changed["settings"]["network"]["length"] = 8
+        said, label = changed["validation"]["predicted"], changed["validation"]["label"]
+        said[-1] = label[-1] if changed["experiment"]["model"] == "plain" else said[-1]
+        changed["accuracy"] = float(np.mean(np.equal(said, label)))
+        path.write_text(json.dumps(changed))
+    fresh = set(report(results).splitlines()) | set(info_sheet(results).splitlines())
+    stale = "36|1,234|0.0015|16 frames|CPU, toy|3.12.1|2.9.0|81 to 99|400|\\+1.0 ± 5.2"
+    for number in stale.split("|")[1:]:
+        assert any(re.search(number, line) for line in kept), number
+        assert not any(re.search(number, line) for line in fresh), number
+
+
+def test_missing_studies_are_named(results: Path):
+    """Folders that are not there, in the headlines and in the table of commands; and a folder without any is an error."""
+    page, said = report(results), headlines(read_studies(results))
+    assert [line for line in said if line.endswith(": not run.")] == [f"{name}: not run." for name in ("example-motion", "example-words", "example-styles")]
+    assert sum("| not run | `python -m deformlib study" in line for line in page.splitlines()) == 4
+    assert "*Do the offsets follow the body?* not run." in page and "nan" not in page
+    with pytest.raises(ResultsError, match="has no records in any of example-claims, .*name another folder or run a study"):
+        report(results / "nothing")
+    (results / MAIN / "broken.json").write_text("{")
+    with pytest.raises(ResultsError, match=r"broken\.json: no valid JSON"):
+        report(results)
+
+
+def test_half_a_study_says_on_how_many_seeds_it_rests(results: Path):
+    """One seed gives no interval; a model without its partner no difference; nothing breaks, figures included."""
+    for path in (results / MAIN).glob("*-[1-4].json"):
+        path.unlink()
+    assert "**Not tested:** deformable minus plain, by_actor, has 1 pairs of runs" in "\n".join(headlines(read_studies(results)))
+    assert limits(read_studies(results))[0].startswith("Every run was made on a CPU")
+    (results / MAIN / "classroom-plain-by_actor-0.json").unlink()
+    assert "| toy | 50.0 | by_actor | not run |" in write_report(results).read_text()
+
+
+def test_runs_that_were_not_judged_on_warped_clips_are_enough_for_the_rest(results: Path):
+    """Records of the study leakage alone: no robustness, said so, and the figure is still drawn."""
+    records = [{name: value for name, value in each.items() if name != "robustness"} for each in study((0, 1, -1))]
+    write(results / MAIN, records)
+    for path in (results / MAIN).glob("*-[34].json"):
+        path.unlink()
+    for path in (results / MAIN).glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"multiply_adds": None}))  # as older records, and classifiers
+    assert "million multiply-adds a clip: none." in info_sheet(results)
+    assert "*Robustness.* **Not tested:** what deformable loses" in write_report(results).read_text()
+
+
+def test_a_limit_is_given_only_where_runs_scatter(results: Path):
+    """From the spread of the differences, 4.2 points here; none where they are all one clip."""
+    said = limits(read_studies(results))[0]
+    assert said.startswith("toy, by_actor: runs that scatter like these show a true difference of 7.0 points four times in five")
+    assert "one clip is 5.0 points. One of 2.42, as the paper's, could easily be missed." in said
+    write(results / MAIN, study((1, 1, 1, 1, 1)))
+    assert "scatter by less than half a clip (5.0 points)" in limits(read_studies(results))[0]
+
+
+def test_whether_offsets_follow_is_read_from_its_own_file(results: Path):
+    """Correlation with what is particular to a clip, over seeds, of trained and of random branches."""
+    rows = [
+        {"seed": seed, "branch": branch, "truth": "motion", "layer": 1, "moved": 1.0, "own": own, "other clip": 0.1, "other step": 0.0, "particular": own}
+        for branch, owns in (("trained", (0.30, 0.32, 0.31)), ("random", (0.9, 0.1, 0.5)))
+        for seed, own in enumerate(owns)
+    ]
+    (results / MAIN / "offsets").mkdir()
+    (results / MAIN / "offsets" / "follow.json").write_text(json.dumps({"rows": rows}))
+    page = report(results)
+    assert "Trained branches: 1 of 1 intervals leave out zero: **motion, layer 1 +0.31 ± 0.02**." in page
+    assert "Random branches: 0 of 1 intervals leave out zero: motion, layer 1 +0.50 ± 0.99." in page
+
+
+def test_commands_and_costs_are_those_of_the_records(results: Path):
+    """30 runs of 36 seconds are 0.3 hours; recipe and seeds stand in the command where they are not the study's own."""
+    table = repeat_table(read_studies(results))
+    assert len(table) == len(PARTS)
+    leakage = table.iloc[1]
+    assert (leakage["runs"], leakage["hours"]) == (30, "0.3")
+    assert leakage["command"] == "`python -m deformlib study leakage --recipe classroom --results results/example-claims`"
+    write(results / "example-words", study((0, 1), "words"))
+    words = repeat_table(read_studies(results)).iloc[5]
+    assert words["command"] == "`python -m deformlib study classroom --corpus data/tasks/words --seeds 2 --results results/example-words`"
+    assert words["runs"] == 8  # by_clip is no part of that study
+
+
+def test_separation_counts_siblings_and_actors(results: Path):
+    """Zero by actor, the records' counts by copy; each seed once, however many models it has."""
+    table = separation(read_studies(results)[MAIN]).set_index("split")
+    assert table["siblings"].to_dict() == {"by_actor": "0", "by_clip": "0", "by_copy": "81 to 99"}
+    assert table.loc["by_actor", "actors held out"] == "5, 5 different" and set(table["seeds"]) == {5}
+
+
+def test_names_cannot_break_the_page(tmp_path: Path):
+    """A folder may be called anything; what comes from a record is shown literally, in tables too."""
+    assert escaped("a|b *c* _d_ e_f\n<g>") == r"a\|b \*c\* \_d\_ e_f \<g\>"
+    write(tmp_path / MAIN, study((0, 1, -1), "my|films*$x$"))
+    page, sheet = report(tmp_path), info_sheet(tmp_path)
+    for text in (page, sheet):
+        for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+        assert "my|films" not in text and r"my\|films\*\$x\$" in text
+    write_report(tmp_path)  # titles of figures as well
+
+
+def test_pages_are_written_beside_and_renamed(results: Path, monkeypatch: pytest.MonkeyPatch):
+    """What lies there afterwards is whole, and a stop in between leaves the old page and no rubbish."""
+    path = write_report(results)
+    assert path.read_text(encoding="utf-8") == report(results)
+    assert (results / "INFO_SHEET.md").read_text(encoding="utf-8") == info_sheet(results)
+    assert sorted(file.name for file in (results / "report").iterdir()) == ["robustness.png", "splits.png", "tests.png"]
+    old = path.read_bytes()
+    write(results / MAIN, study((5, 6, 5, 6, 5)))
+
+    def full(self: Path, *words: object, **more: object) -> None:
+        self.write_bytes(b"half a page")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        write_report(results)
+    assert path.read_bytes() == old and not list(results.rglob(".*"))
+
+
+def test_the_command_line_writes_and_prints_it(results: Path, capsys: pytest.CaptureFixture):
+    """python -m deformlib report FOLDER; one sentence and 1 where there is nothing."""
+    assert __main__.main(["report", str(results)]) == 0
+    assert (results / "REPORT.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    assert __main__.main(["report", str(results / "nothing")]) == 1
+    assert "error:" in (said := capsys.readouterr().err) and "has no records" in said
