@@ -38,7 +38,7 @@ from deformlib.results import difference, interval, load_records, runs_table, to
 
 ROOT = Path(__file__).parent.parent
 RUNS, GALLERY = ROOT / "results" / "example-classroom", ROOT / "results" / "gallery"
-TABLE = {"procedural": "example-classroom", "motion capture": "example-ebmdb"}  # whose records README's table shows
+TABLE = {"procedural": "example-claims", "motion capture": "example-motion"}  # whose records README's table shows
 PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable one
 
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-MODULES = "bodies mocap frames corpus augment conv3d deform offsets convlstm network training study baselines results explorer claims".split()
+MODULES = "bodies mocap frames corpus augment conv3d deform offsets convlstm network training study baselines results explorer claims report".split()
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
