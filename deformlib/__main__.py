@@ -35,7 +35,7 @@ def main(words: list[str] | None = None) -> int:
     for name, text in (("study", "do the runs of a named study"), ("reproduce", "the study called classroom: Table 1, in minutes")):
         job = jobs.add_parser(name, help=text)
         if name == "study":
-            job.add_argument("name", help="classroom, table1, table2, leakage, frames, robustness, cores, defects or real")
+            job.add_argument("name", help="classroom, table1, table2, leakage, frames, robustness, cores, defects, real or tasks")
         job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
         job.add_argument("--recipe", help="tiny, classroom, paper or released (the study's own)")
         job.add_argument("--seeds", type=_count, help="runs of each kind (the study's own)")

@@ -444,7 +444,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk says which file only when one is opened
+        if error.errno:  # a sentence of our own has none, and would be lost
+            error.filename = error.filename or str(path)  # a full disk says which file only when one is opened
         raise
     finally:
         beside.unlink(missing_ok=True)

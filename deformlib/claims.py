@@ -45,7 +45,7 @@ from .corpus import ORIGINAL, Corpus
 from .frames import resize, sample_indices
 from .network import NetworkConfig, VideoNet, load_network
 from .offsets import offset_magnitude
-from .results import COLORS, ResultsError, interval, load_records, paired_tests, runs_table, table2
+from .results import COLORS, ResultsError, interval, paired_tests, runs_table, table2
 from .study import FITTERS, Experiment, machine, source
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #6241262e
@@ -59,6 +59,7 @@ def about(records: list[dict]) -> str:
     return (
         f"{first['corpus']['source']}; recipe {first['experiment']['recipe']} ({network['length']} frames of "
         f"{network['size']}x{network['size']}, {amount} of {training['batch']} clips), {seeds} seed{'s' * (seeds > 1)}"
+        f"{', CPU-sized' * all(record['device'].startswith('CPU') for record in records)}"
     )
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #f99060e5
@@ -166,7 +167,7 @@ def draw_band(table: pd.DataFrame, ax: plt.Axes, color: str, label: str = "") ->
     ax.plot(table.columns, means, color=color, marker="o", markersize=3, label=label)
     ax.fill_between(table.columns, means - halves, means + halves, color=color, alpha=0.15, linewidth=0)
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #d01df6bc
 def draw_robustness(table: pd.DataFrame, axes: np.ndarray, models: dict[str, str], chance: float) -> None:
     """Draw a table of `warped_accuracy` into axes [2, 4]: curves of `models` (name -> colour), below deformable - plain.
 
@@ -203,7 +204,7 @@ STYLES = {  # seconds from one posture to the next, snap, shake as in Act, facto
     "bouncing": (0.7, 0.2, {"knees": (1.8, 6), "hands": (1.8, 6)}, 1.3),
 }
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #dacb7555
 @dataclass(frozen=True)
 class Film:
     """One film of the two tasks: its file name, what is played and how, by which actor, how long, of which seed."""
@@ -234,7 +235,7 @@ def play_film(film: Film) -> tuple[Motion, Iterator[np.ndarray]]:
     motion = perform(Act(film.word, *WORDS[film.word], pace, snap, {}, shake), actor, film.n_frames, rng)
     return motion, paint(motion, actor, rng)
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #9632fe5c
 def film_tasks(folder: str | Path, seed: int = 0, actors: int = 6) -> Path:
     """Make two corpora of the same films: `folder`/words, labelled by gesture, and `folder`/styles, by style; returns `folder`.
 
@@ -314,7 +315,7 @@ def random_branches(net: VideoNet, clips: Tensor, seed: int) -> VideoNet:
             branch.weight *= far(net, layer) / far(twin, layer)
     return twin
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #bd9c55e0
 def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
     """Whether the offsets of a run follow the figure, in those clips of the corpus that the run was judged on.
 
@@ -346,7 +347,7 @@ def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
             rows.append(row | {"moved": far.mean().item()} | correlate(far, maps[:, list(steps)]))
     return rows
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #a4dfb2fb
 def write_follow(folder: str | Path, corpus: Corpus) -> Path:
     """Ask all weights of deformable runs by actor in `folder` whether their offsets follow: `folder`/offsets/follow.json.
 
@@ -378,7 +379,7 @@ def write_follow(folder: str | Path, corpus: Corpus) -> Path:
         beside.write_text("{\n" + ",\n".join([*lines, f'"rows": [\n{listed}\n]']) + "\n}\n", encoding="utf-8")
     return path
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #585040bf
 def follow_table(rows: list[dict]) -> pd.DataFrame:
     """A line for each truth, layer and branch: mean displacement and correlations over seeds, the last with its interval."""
     lines, names, means = [], ["truth", "layer", "branch"], ["moved", "own", "other clip", "other step"]

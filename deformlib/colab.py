@@ -38,7 +38,7 @@ def find_results(repository: str) -> Path:
     Raises FileNotFoundError if the notebook lies alone and the repository cannot be cloned.
     """
     for folder in (Path("../results"), Path("results"), Path("course/results")):
-        if folder.is_dir():
+        if any(folder.glob("example-*")):
             return folder
     command = ["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{repository}", "course"]
     try:
@@ -48,7 +48,7 @@ def find_results(repository: str) -> Path:
             f"This chapter reads records that lie beside it in the course, and {repository} cannot be cloned from GitHub: "
             "open the chapter in a copy of the whole course."
         ) from None
-    return folder
+    return Path("course/results")
 
 
 def main(words: list[str]) -> int:

@@ -148,9 +148,9 @@ class Corpus:
     def _decode_one(self, path: str) -> tuple[Path | None, int, str | None]:
         """Bring one video into the cache: (file, number of frames, None), or (None, 0, what is wrong)."""
         video = self.folder / path
-        if not video.is_file():
-            return None, 0, "is no file: remove it, or mend the link"
         try:
+            if not video.is_file():
+                return None, 0, "is no file: remove it, or mend the link"
             file = self.cache / f"{fingerprint(video, f'area-averaged {self.size} {self.color}')}.npy"
         except OSError as error:
             return None, 0, f"cannot be read ({error.strerror}): check its permissions"

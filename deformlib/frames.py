@@ -63,7 +63,8 @@ def read_video(path: str | Path, color: bool = False, size: int | None = None) -
 
     The header's frame count is not trusted, and a damaged frame is skipped. `size` resizes each frame
     while reading, so that a long video stays small. Transparency is dropped, and a phone's upright video stands upright.
-    Raises `VideoError` if the file is missing, is no video, holds no frame that decodes, or more than 4 GiB of them.
+    Raises `VideoError` if the file is missing, is no video, holds no frame that decodes, or
+    more than 4 GiB of them (8K: five seconds; give `size`).
     """
     path, name = Path(path), os.path.abspath(path)  # FFmpeg would take 10:30.avi for an address
     readable = name.encode(errors="replace").decode()
@@ -87,9 +88,11 @@ def read_video(path: str | Path, color: bool = False, size: int | None = None) -
                     raise MemoryError
         stack = np.stack(frames or [[]])  # (T, H, W) or (T, H, W, 3)
     except (MemoryError, cv2.error):
+        frames.clear()  # a traceback that is kept would keep them
         raise VideoError(f"{path} does not fit into the memory: read it at a smaller size, or cut it.") from None
     if not frames:
         raise VideoError(f"{path} holds no frame that can be read: copy it again, or convert it with ffmpeg to .mp4.")
+    frames.clear()  # the stack has them
     return np.ascontiguousarray(stack.transpose(0, 3, 1, 2)) if color else stack[:, None]
 
 # %% ../notebooks/02_frame_sampling.ipynb #1b01453d

@@ -164,7 +164,7 @@ def caption(records: list[dict]) -> str:
     return (
         f"Corpus: {corpus['name']} ({corpus['videos']} videos, {len(corpus['classes'])} classes{actors}): {corpus['source']}. "
         f"Recipe: {recipe}, seeds {', '.join(map(str, seeds))}. Chance: {100 / len(corpus['classes']):.1f} %. "
-        f"Intervals: 95 %, Student's t over runs. by_copy, the paper's split, judges augmented copies of clips whose other "
+        f"Intervals: 95 %, Student's t over runs. by_copy, the released code's split, judges augmented copies of clips whose other "
         f"copies were trained on; by_actor and by_clip judge clips of which the network has seen none. "
         f"Ran on: {'; '.join(sorted({record['device'] for record in records}))}."
     )
@@ -291,6 +291,7 @@ def paired_tests(records: list[dict], base: str) -> pd.DataFrame:
         if cell.model != base and len(pairs):
             p = float(stats.ttest_1samp(pairs, 0).pvalue) if pairs.std() else float("nan")
             won, lost, coin = mcnemar(records, cell.model, base, cell.split)
+            coin = coin if cell.split != "by_copy" else float("nan")  # copies of one clip are no independent coins
             rows.append((cell.split, cell.row, *interval(pairs), len(pairs), p, won, lost, coin))
     columns = f"split/row/minus {base}/half width/seeds/p (t)/only it/only {base}/p (McNemar)".split("/")
     return pd.DataFrame(rows, columns=columns).sort_values("split", kind="stable", ignore_index=True)

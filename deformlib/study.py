@@ -307,6 +307,7 @@ STUDIES = {
         "What does each defect of the released code do?", ("deformable", *(f"defect_{name}" for name in DEFECTS))
     ),
     "real": Study("Table 1 on motion capture", BOTH, ("clean", "by_copy")),
+    "tasks": Study("Does deformation help on other tasks?", BOTH, recipe="classroom"),
 }
 
 # %% ../notebooks/11_full_gpu_training.ipynb #ca8d772c

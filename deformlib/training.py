@@ -198,6 +198,10 @@ def load_checkpoint(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if metadata["progress"]["run"] != run:
             raise TrainingError(f"{path}: belongs to a run with other settings; delete it, or choose another folder.")
+        done = metadata["progress"]
+        if not (isinstance(done["step"], int) and isinstance(done["history"], list)):
+            raise ValueError("its progress is none")
+        float(done["seconds"]), float(done["waited"]), [float(each) for each in done["sums"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
@@ -210,7 +214,7 @@ def load_checkpoint(
             torch.cuda.set_rng_state(tensors["generator.cuda"])
         if accelerator.scaler and metadata["scaler"]:
             accelerator.scaler.load_state_dict(metadata["scaler"])
-    except TrainingError:
+    except (TrainingError, torch.OutOfMemoryError):  # no room on the card: the file is whole
         raise
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]  # PyTorch goes on for many lines

@@ -136,7 +136,7 @@ def contents(path: Path) -> str:
     if path.suffix == ".ipynb":
         return notebook(path)
     if path.is_dir():
-        return markdown(f"# {path.name}\n\n" + "".join(f"- [{file.stem}]({file.name})\n" for file in sorted(path.iterdir())))
+        return markdown(f"# {path.name}\n\n" + "".join(f"- [{file.stem}]({file.name})\n" for file in sorted(path.glob("[!.]*"))))
     return markdown(path.read_text(encoding="utf-8"))
 
 
@@ -156,7 +156,8 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
     """
     site.mkdir(parents=True, exist_ok=True)
     (site / "style.css").write_text(STYLE + HtmlFormatter().get_style_defs(".highlight"), encoding="utf-8")
-    root, waiting, made = root.resolve(), [root / "README.md"], {}
+    root = root.resolve()
+    waiting, made = [root / "README.md"], {}
     while waiting:
         path = waiting.pop()
         if path in made:

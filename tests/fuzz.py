@@ -25,11 +25,11 @@ from dataclasses import asdict
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from stress import TINY
@@ -174,14 +174,14 @@ def motion() -> str:
 
 
 @cache
-def trainer() -> tuple[VideoNet, torch.optim.Optimizer, Accelerator, dict]:
+def trainer() -> tuple[VideoNet, torch.optim.Optimizer, SimpleNamespace, dict]:
     """A network after one step of training, and what a checkpoint holds beside it."""
     net = VideoNet(TINY)
     optimizer = make_optimizer(net, TrainConfig(epochs=1))
     net(torch.rand(2, 1, TINY.length, TINY.size, TINY.size)).sum().backward()
     optimizer.step()
     row = {"epoch": 1, "loss": 1.0, "accuracy": 0.5, "lr": 0.1, "seconds": 1.0}
-    return net, optimizer, Accelerator(cpu=True), {"run": {"x": 1}, "step": 1, "sums": [0.0, 0.0], "seconds": 1.0, "waited": 0.0, "history": [row]}
+    return net, optimizer, SimpleNamespace(device=torch.device("cpu"), scaler=None), {"run": {"x": 1}, "step": 1, "sums": [0.0, 0.0], "seconds": 1.0, "waited": 0.0, "history": [row]}
 
 
 # Kinds of input: each writes something broken below `place`, and returns the file to be named in an error and what to do with it
@@ -492,12 +492,6 @@ def full(rng: random.Random, place: Path) -> tuple[Path, Use]:
     (place / "in" / "joy" / "a.avi").write_bytes(videos()[".avi"])
     net, optimizer, accelerator, progress = trainer()
 
-    def tables() -> None:
-        for model in ("plain", "deformable"):
-            (place / "records").mkdir(exist_ok=True)
-            (folder / f"{model}.json").write_text(json.dumps(record(model, "by_copy", 0, 5)))
-        write_tables(folder)
-
     writers = {
         "film": lambda: make_corpus(folder, plan),
         "cache": lambda: Corpus(place / "in", 32, cache=folder),
@@ -572,7 +566,6 @@ def work(orders: multiprocessing.connection.Connection) -> None:
     """What a process does: the inputs it is told, under its limit of memory."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    os.environ["TQDM_DISABLE"] = "1"
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
     while True:

@@ -96,7 +96,8 @@ def test_a_playlist_is_not_followed(tmp_path: Path):
     followed = "import sys, cv2; print(cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG).read()[0])"
     words = [sys.executable, "-c", followed, str(tmp_path / "list.avi")]
     clean = {name: value for name, value in os.environ.items() if name != "OPENCV_FFMPEG_CAPTURE_OPTIONS"}
-    assert subprocess.run(words, env=clean, capture_output=True, text=True, check=True).stdout == "True\n"
+    if subprocess.run(words, env=clean, capture_output=True, text=True, check=True).stdout != "True\n":
+        pytest.skip("this OpenCV follows no playlist by itself")
 
 
 def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path):
@@ -139,6 +140,8 @@ def test_a_full_disk_says_which_file(tmp_path: Path):
     with pytest.raises(OSError, match=r"No space left on device: .*né\.txt"), replacing(path) as beside:
         beside.symlink_to("/dev/full")
         beside.write_text("new")
+    with pytest.raises(OSError, match="^my sentence$"), replacing(path):
+        raise OSError("my sentence")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -148,21 +151,22 @@ def test_a_full_disk_says_which_file(tmp_path: Path):
 @pytest.fixture
 def somebody() -> Iterator[Path]:
     """A folder of somebody without rights of an administrator, as whom the test runs; permissions mean nothing to root."""
+    fuzz.videos()  # imports what it needs while it may
     with tempfile.TemporaryDirectory() as place:
-        root = hasattr(os, "geteuid") and os.geteuid() == 0
+        root = os.geteuid() == 0
         os.chmod(place, 0o777)
-        old = os.umask(0)
-        if root:
-            os.seteuid(65534)
+        try:
+            if root:
+                os.seteuid(65534)
+        except OSError:
+            pytest.skip("root may not become somebody else here")
         try:
             yield Path(place)
         finally:
             if root:
                 os.seteuid(0)
-            os.umask(old)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="permissions work otherwise on Windows")
 def test_a_folder_that_may_only_be_read(somebody: Path, capsys):
     """The corpus folder is never written to; a file without permission is left out, a cache without one is an error."""
     folder = somebody / "ein Körper"
@@ -216,7 +220,9 @@ def test_a_pickle_in_the_cache_is_thrown_away(tmp_path: Path):
 
 def test_installed_packages_fit_together():
     """What `pip check` can say without a network; known holes are the business of pip-audit (README, More checks)."""
+    pytest.importorskip("pip")
     words = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
     said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert said.stdout, said.stderr
     wrong = [line for line in said.stdout.splitlines() if line.startswith("deformlib ")]
     assert not wrong, wrong

@@ -64,6 +64,7 @@ def run(model: str, seed: int, right: int, of: int = 100, split: str = "by_actor
             "predicted": [1] * right + [0] * (of - right),
         },
         "seconds": 1.0,
+        "device": "CPU, made up",
         "commit": None,
         "robustness": warped,
     }
@@ -113,8 +114,8 @@ def test_the_verdict_is_what_the_interval_allows(pairs, end):
 
 
 def test_a_title_says_what_the_numbers_are_of(records):
-    assert about(records) == "made up; recipe classroom (16 frames of 32x32, 800 steps of 8 clips), 3 seeds"
-    assert about(records[:1]).endswith(", 1 seed")
+    assert about(records) == "made up; recipe classroom (16 frames of 32x32, 800 steps of 8 clips), 3 seeds, CPU-sized"
+    assert about(records[:1]).endswith(", 1 seed, CPU-sized")
 
 
 def test_accuracy_and_robustness_are_told_apart(records):

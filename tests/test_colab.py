@@ -42,6 +42,8 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for GitHub, and an empty one to work in."""
     for name, value in {"COUNT": "1", "KEY_0": f"url.{(tmp_path / 'github').as_uri()}/.insteadOf", "VALUE_0": "https://github.com/"}.items():
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # as a hook of git sets them
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     return tmp_path / "github"
@@ -49,15 +51,16 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_notebook_alone_finds_the_records_in_a_clone(github: Path):
     course = github / "ann-lee" / "course"
-    (course / "results" / "example").mkdir(parents=True)
-    (course / "results" / "example" / "run.json").write_text("{}")
-    who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (course / "results" / "example-classroom").mkdir(parents=True)
+    (course / "results" / "example-classroom" / "run.json").write_text("{}")
+    Path("results").mkdir()  # as a study leaves it: no records of the course
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for words in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "records"]):
         subprocess.run(["git", *words], cwd=course, check=True)
-    assert (find_results("ann-lee/course") / "example" / "run.json").is_file()
+    assert (find_results("ann-lee/course") / "example-classroom" / "run.json").is_file()
     shutil.rmtree(github)
-    assert (find_results("ann-lee/course") / "example" / "run.json").is_file(), "cloned a second time"
-    Path("results").mkdir()
+    assert (find_results("ann-lee/course") / "example-classroom" / "run.json").is_file(), "cloned a second time"
+    Path("results", "example-classroom").mkdir()
     assert find_results("ann-lee/course") == Path("results")
 
 
