@@ -27,6 +27,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import SimpleNamespace
 
+if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"  # bars in a log file would meet the limit on the size of files
+
 import cv2
 import numpy as np
 import torch
