@@ -310,12 +310,12 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
             raise ValueError("other tensors")
         if len(classes) != config.classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("other classes")
-        net = VideoNet(config)
-        net.load_state_dict(tensors)
-    except Exception as error:  # a header can hold anything
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError, RuntimeError) as error:
         raise NetworkError(
             f"{path}: weights and configuration do not fit this version; train the network again."
         ) from error
+    net = VideoNet(config)
+    net.load_state_dict(tensors)
     return net.eval(), classes
 
 
