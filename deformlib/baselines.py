@@ -133,7 +133,7 @@ def mean_frame(clip: np.ndarray) -> np.ndarray:
     """The average picture of a clip, uint8 [T, H, W] -> float32 [1, 784]: no movement, only where the body was."""
     return cv2.resize(clip.mean(0, dtype=np.float32), (28, 28), interpolation=cv2.INTER_AREA).reshape(1, -1)
 
-# %% ../notebooks/12_older_methods.ipynb #3640c23a
+# %% ../notebooks/12_older_methods.ipynb #a1db580a
 COPIES = 8  # of each training clip, for the classic rows
 
 
@@ -144,7 +144,7 @@ def draw_copies(split: Split, seed: int) -> np.ndarray:
     _, first, counts = np.unique(pairs[:, 0], return_index=True, return_counts=True)
     return pairs[np.arange(len(pairs)) - np.repeat(first, counts) < COPIES]
 
-
+# %% ../notebooks/12_older_methods.ipynb #3640c23a
 FEATURES = {
     "mean_frame": mean_frame,
     "mbmic": block_codes,
@@ -192,7 +192,7 @@ def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[n
         np.savez(beside, rows=rows, seconds=seconds)
     return rows, seconds
 
-# %% ../notebooks/12_older_methods.ipynb #3e55b771
+# %% ../notebooks/12_older_methods.ipynb #eb43adf7
 class SupportNeighbors(KNeighborsClassifier):
     """Nearest neighbours among the support vectors of an SVM: our reading of SVM-KNN."""
 
@@ -211,7 +211,7 @@ CLASSIFIERS: dict[str, Callable[[int], BaseEstimator]] = {  # each with its seed
     "svm_knn": lambda seed: make_pipeline(StandardScaler(), SupportNeighbors()),
 }
 
-
+# %% ../notebooks/12_older_methods.ipynb #3e55b771
 def votes(classifier: BaseEstimator, rows: np.ndarray, classes: int) -> np.ndarray:
     """Each class's share of the votes of the rows [N, rows, D] of N clips that are not zero, float32 [N, classes]."""
     said = classifier.predict(rows.reshape(-1, rows.shape[2])).reshape(rows.shape[:2])
@@ -230,7 +230,7 @@ def kept(classifier: BaseEstimator) -> int:
     names = ("support_vectors_", "dual_coef_"), ("coef_", "intercept_"), ("class_prior_",)
     return next(sum(getattr(last, name).size for name in some) for some in names if hasattr(last, some[0]))
 
-
+# %% ../notebooks/12_older_methods.ipynb #440cc907
 @dataclass(frozen=True)
 class ClassicFitter:
     """Fits a classifier of CLASSIFIERS on a feature of FEATURES (None: on nothing) and judges the validation pairs.
