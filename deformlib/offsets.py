@@ -77,7 +77,7 @@ def step_back(field: Field, points: Tensor) -> Tensor:
     scale, shift = field.before.to(points)
     return looks.flatten(0, 1) * scale + shift
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #3ee27f2f
 def sampling_points(fields: Sequence[Field], position: Sequence[float] | Tensor) -> Tensor:
     """Where output positions of a stack of layers look: (y, x) in pixels of the first layer's input, or what lies before it.
 
@@ -93,7 +93,7 @@ def sampling_points(fields: Sequence[Field], position: Sequence[float] | Tensor)
         points = step_back(field, points)
     return points.view(*position.shape[:-1], -1, 2)
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #32f949e5
 def resting(fields: Sequence[Field], position: Sequence[float] | Tensor) -> Tensor:
     """Where positions [..., 2] lie in what `sampling_points` counts in: the middle of their points, were all offsets zero."""
     still = [replace(field, offset=torch.zeros_like(field.offset)) for field in fields]
@@ -120,7 +120,7 @@ def centres(chain: nn.Module) -> Tensor:
         scale, shift = scale * stride, shift * stride + dilation * (kernel - 1) / 2 - padding
     return torch.stack([scale, shift])
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #acb9f753
 def point_weights(fields: Sequence[Field], position: tuple[float, float]) -> Tensor:
     """How much each of `sampling_points` counts, [K ** L]: the product over the layers of tap weight and mask (1 where none)."""
     points = fields[-1].offset.new_tensor([position])
@@ -144,7 +144,7 @@ def draw_frame(frame: Tensor, ax: Axes, bar: int = 20) -> Axes:
     ax.set(xticks=[], yticks=[])
     return ax
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #09dd2057
 def draw_points(
     points: Tensor,
     ax: Axes,
@@ -203,7 +203,7 @@ def draw_quiver(offset: Tensor, ax: Axes, before: Tensor = SAME, key: float = 1.
     ax.quiverkey(arrows, 0.9, 0.05, key * float(before[0, 1]), f"{key:g} map px", labelpos="W", labelcolor=ARROW)
     return ax
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #2332e97b
 def draw_map(
     values: Tensor, ax: Axes, before: Tensor = SAME, label: str = "", limits: tuple = (0, None), colours: str = MAP
 ) -> Axes:
@@ -314,7 +314,7 @@ def sampling_influence(node: Tensor, call: Call) -> Tensor:
     (gradient,) = torch.autograd.grad(node, call.source, retain_graph=True, materialize_grads=True)
     return call.grouped(gradient).unflatten(1, (-1, 2)).norm(dim=2)
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #6a567b56
 @torch.no_grad()
 def saliency_region(
     respond: Callable[[Tensor], Tensor], image: Tensor, error: float = 0.1, patch: int = 4, fill: float = 0.0
@@ -373,7 +373,7 @@ def similarity(degrees: float, scale: float) -> Tensor:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return scale * torch.tensor([[cos, -sin], [sin, cos]])
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #08aa330f
 def follow(
     fields_of: Callable[[Tensor], Sequence[Field]], clips: Tensor, degrees: float = 0.0, scale: float = 1.0
 ) -> tuple[float, float]:
@@ -409,7 +409,7 @@ def draw_steps(
         ax.remove()
     return figure
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #f23dc851
 def save_film(
     draw: Callable[[int, Axes], object], steps: Sequence[int], path: str | Path, fps: float = 2.0, size: float = 4.0
 ) -> Path:
@@ -445,7 +445,7 @@ def save_film(
 class OffsetWarning(UserWarning):
     """Offsets that are not finite, explode, or leave the map; the message names the layer and the remedy."""
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #712abb04
 def check_offsets(calls: Sequence[Call], lost: float = 0.25, far: float = 0.5) -> list[str]:
     """Warn (OffsetWarning) of recorded calls whose offsets went astray; returns the messages, none if all is well.
 
