@@ -154,7 +154,7 @@ PRESETS = {
     ),
 }
 
-
+# %% ../notebooks/09_the_network.ipynb #89f296da
 def preset(name: str) -> NetworkConfig:
     """The configuration called "paper", "plain", "released" or "classroom"; change it with dataclasses.replace.
 
@@ -284,7 +284,7 @@ def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> N
     except SafetensorError as error:
         raise NetworkError(f"{path} cannot be written ({error}): make room, or choose another folder.") from error
 
-
+# %% ../notebooks/09_the_network.ipynb #33afb3d8
 def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
     """Read a file of save_network -> (the network on the CPU, set to predict; its class names).
 
@@ -318,7 +318,7 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
     net.load_state_dict(tensors)
     return net.eval(), classes
 
-
+# %% ../notebooks/09_the_network.ipynb #a75a2dde
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
     """Shape and type of each."""
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
