@@ -46,7 +46,7 @@ class TrainingError(RuntimeError):
 class InUseError(TrainingError):
     """Another process is writing there."""
 
-
+# %% ../notebooks/10_training.ipynb #2d65a01b
 @dataclass(frozen=True)
 class TrainConfig:
     """How a network is trained.
@@ -74,7 +74,7 @@ class TrainConfig:
         """Optimiser steps of one epoch on this split."""
         return self.epoch_steps or math.ceil(len(split.train) / self.batch)
 
-
+# %% ../notebooks/10_training.ipynb #a8309ede
 RELEASED_TRAINING = TrainConfig(epochs=50, batch=2, optimizer="rmsprop", lr=1e-4, clip_norm=None)
 
 # %% ../notebooks/10_training.ipynb #fa08bff4
@@ -122,12 +122,12 @@ def ahead(load: Callable, work: Iterable) -> Iterator:
         if loading:
             yield loading.result()
 
-
+# %% ../notebooks/10_training.ipynb #f1a16aaf
 def processes() -> PartialState:
     """How many processes work together on this run, and which one this is: one, unless torchrun or accelerate started more."""
     return PartialState(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
 
-
+# %% ../notebooks/10_training.ipynb #3d86810f
 def evaluate(
     net: nn.Module,
     corpus: Corpus,
@@ -185,7 +185,7 @@ def save_checkpoint(
             f"{path} cannot be written ({error}): make room; the same call then goes on from the checkpoint before."
         ) from error
 
-
+# %% ../notebooks/10_training.ipynb #8db0576e
 def load_checkpoint(
     path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, run: dict
 ) -> dict:
@@ -228,7 +228,7 @@ def precision() -> str:
         return "no"
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"  # older cards have no fast bfloat16
 
-
+# %% ../notebooks/10_training.ipynb #bc2c3602
 def watch(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int) -> dict:
     """Accuracy on some validation pairs; on the first eight mean tap displacement, if any, in pixels of each layer's map."""
     right = evaluate(net, corpus, pairs, seed).argmax(1) == corpus.labels[pairs[:, 0]]
@@ -448,7 +448,7 @@ def draw_history(history: list[dict], axes: Sequence[plt.Axes]) -> None:
         if number in (1, 4) and ax.lines:
             ax.legend(fontsize=8)
 
-
+# %% ../notebooks/10_training.ipynb #393b6bb7
 class LiveCurve:
     """A figure in a notebook that is redrawn after each epoch: `fit(..., on_epoch=LiveCurve())`."""
 
