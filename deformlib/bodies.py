@@ -413,7 +413,7 @@ class ClipPlan:
     n_frames: int
     seed: int
 
-
+# %% ../notebooks/01_body_videos.ipynb #c00a1564
 def plan_corpus(seed: int = 0) -> list[ClipPlan]:
     """The 145 clips of corpus `seed`: 12 emotions by 10 actors and 5 by 5, of 20 to 199 frames."""
     rng = np.random.default_rng([seed, 0])
@@ -450,7 +450,7 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         beside.unlink(missing_ok=True)
 
-
+# %% ../notebooks/01_body_videos.ipynb #fb6b2d83
 def write_video(frames: Iterable[np.ndarray], path: Path) -> None:
     """Write uint8 frames [576, 720, 3] as an .avi of 25 frames a second (MPEG-4), beside first, then renamed.
 
@@ -467,7 +467,7 @@ def write_video(frames: Iterable[np.ndarray], path: Path) -> None:
                 f"{path}: the video could not be written; check that the folder may be written and the disk has room."
             )
 
-
+# %% ../notebooks/01_body_videos.ipynb #d24039b3
 def is_whole(path: Path, n_frames: int) -> bool:
     """Whether `path` is an .avi as long as its header says, in bytes and in frames."""
     if not path.is_file() or path.stat().st_size != 8 + int.from_bytes(path.read_bytes()[4:8], "little"):
