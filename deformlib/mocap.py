@@ -148,7 +148,7 @@ def _tips_by_shape(motion: Motion) -> dict[str, int]:
         tips |= {f"right_{part}": right, f"left_{part}": left}
     return tips
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #64c69e0d
 def _tips(motion: Motion) -> dict[str, int]:
     """Head, hands and feet: by name if all five are named, else by shape; raises BodyError if neither helps."""
     tips = _tips_by_name(motion)
@@ -166,14 +166,14 @@ def _upright(motion: Motion) -> np.ndarray:
     first = np.roll(np.abs(up), -1)
     return np.stack([first, up, np.cross(first, up)])
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #1a8a84ad
 def _metres(motion: Motion) -> float:
     """How many metres the unit of a person's motion is: m, dm, inch, cm or mm."""
     units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
     longest = max(_length(motion, tip) for tip in range(len(motion.names)))
     return units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #e887c1fd
 def read_bvh(path: str | Path) -> Motion:
     """Read a BVH file with any joint names, units, up axis and frame rate; raises BodyError for a broken one.
 
@@ -230,7 +230,7 @@ def _at_25(positions: np.ndarray, fps: float) -> np.ndarray:
     after, part = np.minimum(before + 1, len(positions) - 1), (moment - before)[:, None, None]
     return (1 - part) * positions[before] + part * positions[after]
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #f93357e0
 def as_figure(motion: Motion) -> Motion:
     """Anybody's motion with the joints of our figure: trunk 0.5 m, hips over the origin, facing us, 25 frames a second.
 
@@ -259,7 +259,7 @@ def has_motion(folder: str | Path) -> bool:
     """Whether a BVH file (.bvh, in any letter case) lies in `folder` or anywhere below it."""
     return any(path.suffix.lower() == ".bvh" for path in Path(folder).rglob("*"))
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #0efd69be
 def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
     """Film every BVH file named in `bvh_folder`/manifest.csv into `folder`, with a manifest.csv; returns `folder`.
 
