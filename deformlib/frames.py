@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+# %% ../notebooks/02_frame_sampling.ipynb #1097c74a
 # OpenCV and its FFmpeg complain on stderr about every damaged file; VideoError says it once, by name.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Containers only: FFmpeg would follow a playlist, which names other files and addresses, under the name of a video too.
@@ -36,6 +37,8 @@ VIDEO_SUFFIXES = (
     ".webm",
     ".wmv",
 )
+
+# %% ../notebooks/02_frame_sampling.ipynb #56453afb
 _LARGEST = 4 << 30  # bytes of the frames of one video
 
 
