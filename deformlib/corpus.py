@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .bodies import EMOTIONS, BodyError, read_manifest, replacing
 from .frames import VIDEO_SUFFIXES, VideoError, read_video
 
-
+# %% ../notebooks/03_corpus.ipynb #1a0af6d3
 class CorpusError(ValueError):
     """A folder from which no corpus, or not the wanted split, can be made; the message says what to do."""
 
@@ -218,7 +218,7 @@ def split_clips(name: str, seed: int, held_out: np.ndarray, copies: int) -> Spli
     assert not split.siblings().any(), "a clip is on both sides"
     return split
 
-
+# %% ../notebooks/03_corpus.ipynb #cc04ef8e
 def by_clip(corpus: Corpus, seed: int = 0, copies: int = 124) -> Split:
     """Split the clips 80/20 within every class, then copy: no clip is on both sides, but an actor may be.
 
