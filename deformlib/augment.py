@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from .corpus import ORIGINAL, Corpus
 from .frames import sample_indices
 
+# %% ../notebooks/04_augmentation.ipynb #9549e80c
 SHIFT = 25 / 112  # of the frame: the paper's 25 pixels of its 112
 
 
@@ -33,7 +34,7 @@ class Copy:
     kind: str
     amount: float | tuple[int, int]
 
-
+# %% ../notebooks/04_augmentation.ipynb #89074633
 MOVES = (
     *(Copy("shift", corner) for corner in ((-1, -1), (-1, 1), (1, 1), (1, -1))),
     *(Copy("rotate", degrees) for degrees in range(-30, 30)),
@@ -62,7 +63,7 @@ def affine(
     back = np.array([[1, -shear], [0, 1]]) @ [[cos, -sin], [sin, cos]] / scale * [[1, ratio], [1 / ratio, 1]]
     return np.column_stack([back, back @ [-2 * shift[1], -2 * shift[0]]])
 
-
+# %% ../notebooks/04_augmentation.ipynb #ae1d0af7
 @lru_cache(maxsize=4)
 def move_grids(height: int, width: int, device: str) -> torch.Tensor:
     """Where every pixel of a moved copy comes from, for each of `MOVES`: float32 `[64, H, W, 2]`, made once for a size.
@@ -79,13 +80,13 @@ def move_grids(height: int, width: int, device: str) -> torch.Tensor:
     theta = torch.from_numpy(np.stack(matrices))
     return F.affine_grid(theta, [len(MOVES), 1, height, width], align_corners=False).float().to(device)
 
-
+# %% ../notebooks/04_augmentation.ipynb #fd2a770d
 def move(maps: torch.Tensor, copies: Sequence[int]) -> torch.Tensor:
     """Shift or rotate `[B, N, H, W]` about the centre, each item as its copy in `MOVES` says; black comes in."""
     grids = move_grids(*maps.shape[-2:], str(maps.device))
     return F.grid_sample(maps, grids[list(copies)], align_corners=False)
 
-
+# %% ../notebooks/04_augmentation.ipynb #8c74556e
 def warp(
     clips: torch.Tensor,
     rotate: float = 0.0,
@@ -154,7 +155,7 @@ def frame_numbers(
         rows.append(sample_indices(n, length, jitter, rule))
     return np.stack(rows)
 
-
+# %% ../notebooks/04_augmentation.ipynb #e43421f7
 def load_batch(
     corpus: Corpus,
     pairs: np.ndarray,
@@ -200,7 +201,7 @@ class DeviceCorpus:
         clips = self.frames[places].transpose(1, 2)  # (B, C, T, H, W)
         return augment(clips, pairs[:, 1]), self.labels[places.new_tensor(pairs[:, 0])]
 
-
+# %% ../notebooks/04_augmentation.ipynb #36b8751a
 @lru_cache(maxsize=1)
 def loader(corpus: Corpus, device: torch.device) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """The fastest way to load from a corpus: `load(pairs, length=, seed=)` gives what `load_batch` gives, on `device`.
