@@ -85,7 +85,7 @@ class Winograd(torch.autograd.Function):
         mixed = torch.einsum("jt,fctyx->jfcyx", MIX_KERNEL.to(weight), weight)
         return (kernel.contiguous(memory_format=torch.channels_last) for kernel in mixed)
 
-
+# %% ../notebooks/05_conv3d.ipynb #f84fa115
 def conv3d_winograd(clips: Tensor, weight: Tensor) -> Tensor:
     """3x3x3 convolution, padding 1, with half the multiplications: clips [B, C, T, H, W], weight [F, C, 3, 3, 3].
 
