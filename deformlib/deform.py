@@ -262,7 +262,7 @@ def kernel_matrices(weight: Tensor, groups: int, bundles: int, mix: bool) -> Ten
         return weight.permute(0, 2, 3, 4, 1).flatten(3).flatten(0, 1)
     return weight.permute(0, 2, 4, 3, 1).flatten(1, 3)
 
-
+# %% ../notebooks/06_deformable_convolution.ipynb #2b2d8525
 def look_together(
     images: Tensor, places: Sequence[Tensor], matrices: Tensor, groups: int, bundles: int, mix: bool, border: str
 ) -> Tensor:
@@ -324,7 +324,7 @@ class LookAlone(torch.autograd.Function):
         values = [[flat[:, line + side :].gather(1, pixel).to(y.dtype) for side in (0, 1)] for line in (0, width)]
         return pixel, values, y - top, x - left
 
-
+# %% ../notebooks/06_deformable_convolution.ipynb #e03d4846
 def look_alone(images: Tensor, places: Sequence[Tensor], matrix: Tensor, border: str) -> Tensor:
     """The same with a field for each of F filters, always mixing first: places [B, F, K, 2 or 3, h, w], matrix [F * K, C]."""
     maps = (matrix[None] @ images.flatten(2)).unflatten(2, images.shape[2:])  # [B, F * K, H, W]
@@ -340,7 +340,7 @@ def look_alone(images: Tensor, places: Sequence[Tensor], matrix: Tensor, border:
 # Asked once, since older compilers cannot trace the question.
 AUTOCAST = {kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)}
 
-
+# %% ../notebooks/06_deformable_convolution.ipynb #99eefe4f
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
