@@ -85,7 +85,7 @@ class StudyError(ValueError):
 
 SPLITS = {"by_actor": by_actor, "by_clip": by_clip, "by_copy": by_copy}
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #6587d831
 @dataclass(frozen=True)
 class Experiment:
     """One run: which corpus (its folder), split, model (a name in `FITTERS` or another dict of fitters), seed and recipe."""
@@ -150,7 +150,7 @@ class Outcome:
     save: Callable[[Path], None] | None = None
     judge: Callable[..., np.ndarray] | None = None
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #f6c33fed
 class Fitter(Protocol):
     """What trains and judges the models of one name. It can be pickled, so that processes can share a list."""
 
@@ -242,6 +242,8 @@ CONTROLS = {
     "modulated": NetworkFitter(changes={"modulated": True}),
     "per_filter": NetworkFitter(changes={"per_filter": True}),
 }
+
+# %% ../notebooks/11_full_gpu_training.ipynb #86263629
 FRAMES = {
     "steps_released": NetworkFitter("released"),
     "steps_even": NetworkFitter("even"),
@@ -254,6 +256,8 @@ CORES = {
     "convolution_deformable": NetworkFitter(changes={"gates": "convolution"}),
     "fully_deformable": NetworkFitter(changes={"gates": "convolution", "deform_state": True}),
 }
+
+# %% ../notebooks/11_full_gpu_training.ipynb #ab617194
 FITTERS: dict[str, Fitter] = {
     "plain": NetworkFitter("none"),
     "deformable": NetworkFitter(),
@@ -324,7 +328,7 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #e53e5bd8
 def source(corpus: Corpus) -> str:
     """What the videos are, as far as their names tell: those that chapter 01 draws have names of their own."""
     drawn = {
@@ -336,7 +340,7 @@ def source(corpus: Corpus) -> str:
     found = (text for pattern, text in drawn.items() if all(re.fullmatch(pattern, name) for name in names))
     return next(found, "videos as their owner labelled them")
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #eae3b7b2
 def machine() -> dict:
     """Where a run happens: device, cores, Python and the versions of the packages that make numbers."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -471,7 +475,7 @@ def _share(workers: int, *words) -> None:
             f"A worker ended before its runs were done (see above); call again, or with fewer than {workers} workers."
         )
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #1262658f
 def _work(experiments, folder, cache, fitters, warped) -> None:
     """What one worker does: all runs it can get; and it ends when the process that started it ends."""
 
@@ -492,7 +496,7 @@ def completed(settings: dict) -> dict:
     defaults = json.loads(json.dumps(defaults))  # as it comes back from a file: lists for tuples
     return settings | {name: known | settings[name] for name, known in defaults.items() if name in settings}
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #64473e92
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitter, warped: bool) -> dict:
     """The record of an experiment, made if it is missing; InUseError if another process is making it."""
     path, split = folder / f"{experiment.name}.json", make_split(experiment, corpus)
@@ -541,7 +545,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
         shutil.rmtree(folder / experiment.name, ignore_errors=True)
     return done
 
-
+# %% ../notebooks/11_full_gpu_training.ipynb #778a18d2
 def _agreed(work: Callable[[], dict | None]) -> dict | None:
     """What the first of several processes finds, for all of them, its refusal included."""
     found = None
