@@ -47,7 +47,7 @@ class Looks:
         first, *others = self.fields[step][layer - depth + 1 : layer + 1]
         return [replace(first, before=self.before), *others]
 
-
+# %% ../notebooks/14_learned_offsets.ipynb #a0d9f312
 def look(net: VideoNet, clip: Tensor, shown: Tensor | None = None, group: int = 0) -> Looks:
     """Let a network look at a clip [C, T, H, W] in [0, 1] and keep where its ConvLSTM layers looked; a plain one does too.
 
@@ -81,7 +81,7 @@ def packed(values: Sequence[Tensor], kind: type = np.float32) -> str:
     """Numbers as base64 text of their bytes, as both a widget and an HTML file can carry them; "" for none."""
     return base64.b64encode(b"".join(each.cpu().numpy().astype(kind).tobytes() for each in values)).decode()
 
-
+# %% ../notebooks/14_learned_offsets.ipynb #1694c653
 def as_scene(looks: dict[str, Looks], title: str = "") -> dict:
     """All that the explorer shows, ready for JSON: frames, fields of each network, and the margin that holds every point.
 
@@ -124,6 +124,7 @@ CSS = """
 .deformlib-explorer figcaption { max-width: 440px; min-height: 4.2em; } /* room, so that nothing jumps */
 """
 
+# %% ../notebooks/14_learned_offsets.ipynb #b2203cbb
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
