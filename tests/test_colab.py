@@ -6,30 +6,40 @@ from pathlib import Path
 
 import pytest
 
-from deformlib.colab import find_results, main, rewrite
+from deformlib.colab import ADDRESS, find_results, main, rewrite
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+COURSE = Path(__file__).parent.parent
 
 
-def test_every_badge_and_set_up_cell_is_rewritten_and_back(tmp_path: Path):
+def test_every_address_is_rewritten_and_back(tmp_path: Path):
+    (tmp_path / "notebooks").mkdir()
     kept = {}
-    for path in NOTEBOOKS.glob("*.ipynb"):
-        shutil.copy(path, tmp_path)
-        kept[path.name] = path.read_bytes()
+    for path in (*COURSE.glob("notebooks/*.ipynb"), COURSE / "README.md"):
+        name = path.relative_to(COURSE)
+        shutil.copy(path, tmp_path / name)
+        kept[name] = path.read_bytes()
+    home = ADDRESS.search((COURSE / "notebooks" / "00_start_here.ipynb").read_text(encoding="utf-8"))[1]
     assert len(rewrite(tmp_path, "ann-lee/my.course")) == len(kept)
-    for name, before in kept.items():
+    for name in kept:
         text = (tmp_path / name).read_text(encoding="utf-8")
-        assert f"colab.research.google.com/github/ann-lee/my.course/blob/main/notebooks/{name}" in text
-        assert "git+https://github.com/ann-lee/my.course" in text and "OWNER/deformlib" not in text
+        assert name.suffix == ".md" or f"colab.research.google.com/github/ann-lee/my.course/blob/main/{name.as_posix()}" in text
+        assert "git+https://github.com/ann-lee/my.course" in text and home not in text
     assert rewrite(tmp_path, "ann-lee/my.course") == []
-    rewrite(tmp_path, "OWNER/deformlib")
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.ipynb")} == kept
+    rewrite(tmp_path, home)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
 
 
 @pytest.mark.parametrize("words", [[], ["nobody"], ["a/b/c"], ["https://github.com/a/b"]])
 def test_what_is_no_repository_is_refused_in_one_sentence(words: list[str], capsys):
     assert main(words) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_notebook_that_may_not_be_changed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    (tmp_path / "notebooks" / "00.ipynb").mkdir(parents=True)  # no file, so it cannot be read
+    monkeypatch.chdir(tmp_path)
+    assert main(["a/b"]) == 1
+    assert "00.ipynb" in capsys.readouterr().err
 
 
 def test_a_folder_without_notebooks_is_refused(tmp_path: Path):
