@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -398,14 +400,38 @@ def test_the_next_batch_is_loaded_while_one_is_used():
 
 
 def test_the_network_is_compiled_on_request(corpus: Corpus, tmp_path: Path, monkeypatch):
-    """The flag reaches torch.compile, and the weights trained are those of the network that was given."""
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
-    net = small()
-    fit(net, corpus, by_actor(corpus), BRIEF, tmp_path / "no")
-    assert not asked
-    fit(net, corpus, by_actor(corpus), replace(BRIEF, compile=True), tmp_path / "yes")
-    assert asked == [net]
+    """Traced by torch.compile, then run as it is, which needs no C++ compiler: the weights of an uncompiled run, bit for bit.
+
+    A compiled run that was stopped goes on to the same bits too. Compiled by inductor the numbers are other ones in the
+    last digits; `make slow` compares those.
+    """
+    traced, split, config = [], by_actor(corpus), replace(BRIEF, compile=True)
+
+    def eager(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        traced.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=eager))
+    plain, compiled, resumed = fresh(), fresh(), fresh()
+    fit(plain, corpus, split, BRIEF, tmp_path / "no")
+    assert not traced
+    history = fit(compiled, corpus, split, config, tmp_path / "yes")
+    assert traced and difference(plain, compiled) == 0 < difference(fresh(), compiled)
+    real, steps = training.train_step, []
+
+    def stops(*words):
+        steps.append(words)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return real(*words)
+
+    monkeypatch.setattr(training, "train_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fresh(), corpus, split, config, tmp_path / "stopped", checkpoint_seconds=0)
+    monkeypatch.setattr(training, "train_step", real)
+    again = fit(resumed, corpus, split, config, tmp_path / "stopped")
+    assert difference(compiled, resumed) == 0 and [row["loss"] for row in again] == [row["loss"] for row in history]
 
 
 def test_a_cpu_has_no_largest_batch():
@@ -451,3 +477,44 @@ def test_a_gpu_trains_the_same_loop(corpus: Corpus, tmp_path: Path):
     history = fit(net, corpus, by_actor(corpus), BRIEF, tmp_path)
     assert next(net.parameters()).is_cuda and len(history) == 2 and math.isfinite(history[-1]["loss"])
     assert fit(fresh(), corpus, by_actor(corpus), BRIEF, tmp_path) == history
+
+
+def test_what_does_not_fit_is_judged_in_halves(corpus: Corpus):
+    """A memory for two clips gives the answers of a memory for eight; not one clip at a time is an error as it came."""
+    net, largest, sizes = fresh(), 2, []
+
+    def tight(clips: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(clips))
+        if len(clips) > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return clips
+
+    pairs = by_copy(corpus).val[:7]
+    expected = evaluate(net, corpus, pairs)
+    np.testing.assert_allclose(evaluate(net, corpus, pairs, change=tight), expected, rtol=1e-5, atol=1e-7)
+    assert sizes == [7, 4, 2, 2, 3, 2, 1]
+    largest = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(net, corpus, pairs, change=tight)
+
+
+@pytest.mark.parametrize("name", ["epochs", "epoch_steps", "batch", "accumulate"])
+def test_no_step_at_all_is_refused(name: str):
+    with pytest.raises(TrainingError, match=f"{name} is 0: take 1 or more"):
+        TrainConfig(**{"epochs": 1, name: 0})
+
+
+def test_training_and_judging_share_one_copy_of_the_corpus(corpus: Corpus, monkeypatch):
+    """On one card accelerate says "cuda" and a parameter "cuda:0": two keys would put the corpus there twice."""
+    asked = []
+
+    def loader(corpus: Corpus, device: torch.device):
+        asked.append(device)
+        return lambda pairs, length, seed: (torch.zeros(len(pairs), 1, length, 32, 32), torch.zeros(len(pairs), dtype=torch.long))
+
+    monkeypatch.setattr(training, "loader", loader)
+    net, split = fresh(), by_copy(corpus)
+    process = SimpleNamespace(device=torch.device("cuda"), process_index=0, num_processes=1)
+    list(training.batches(net, corpus, split, TrainConfig(epochs=1, epoch_steps=1, batch=2), process, range(1)))
+    evaluate(net, corpus, split.val[:2])
+    assert asked == [torch.device("cpu")] * 2
