@@ -455,6 +455,26 @@ def test_committed_runs_hardly_waited_for_data():
     assert len(runs) >= 30 and len(shares) == 8 * len(runs) and 0 < min(shares) and max(shares) < 0.05
 
 
+def test_a_checkpoint_is_no_older_than_twenty_seconds(corpus: Corpus, tmp_path: Path, monkeypatch):
+    """By a clock that is played here: written within an epoch after the step in which 20 s have passed, and not before."""
+    now, saved, real, save = [0.0], [], training.train_step, training.save_checkpoint
+    lasts = iter((1, 18.75, 0.25, 10, 9.75, 0.25, 5, 5))
+
+    def step(*words):
+        now[0] += next(lasts)
+        return real(*words)
+
+    def spy(path, net, optimizer, accelerator, progress):
+        saved.append((now[0], progress["step"]))
+        save(path, net, optimizer, accelerator, progress)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(training, "save_checkpoint", spy)
+    fit(small(), corpus, by_actor(corpus), TrainConfig(epochs=1, epoch_steps=8, batch=4), tmp_path)
+    assert saved == [(20, 3), (40, 6), (50, 8)]  # the last one ends the epoch
+
+
 def test_the_network_is_compiled_on_request(corpus: Corpus, tmp_path: Path, monkeypatch):
     """Traced by torch.compile, then run as it is, which needs no C++ compiler: the weights of an uncompiled run, bit for bit.
 
