@@ -210,6 +210,23 @@ def test_on_a_cpu_frames_stay_in_their_files(corpus: Corpus):
     assert torch.equal(load(pairs, length=8, seed=2)[0], load_batch(corpus, pairs, 8, 2)[0])
 
 
+@pytest.mark.parametrize(("color", "spare", "resident"), [(False, 1, True), (False, 0, False), (True, 1, True), (True, 0, False)])
+def test_on_a_card_a_corpus_lies_in_half_of_the_free_memory_or_in_its_files(monkeypatch, color: bool, spare: int, resident: bool):
+    """Which of the two, for a card that is played here: twice the bytes of the frames must be free, and one more."""
+    films, card, asked, pairs = Films(), torch.device("cuda", 0), [], np.array([[0, ORIGINAL], [2, 9]])
+    films.color = color
+    needed = 2 * (20 + 50 + 100) * 16 * 16 * (3 if color else 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (needed + spare, 10**15) if device == card else None)
+    monkeypatch.setattr("deformlib.augment.DeviceCorpus", lambda films, device: asked.append(device) or DeviceCorpus(films, "cpu"))
+    load = loader(films, card)
+    if resident:
+        assert asked == [card] and isinstance(load.__self__, DeviceCorpus)
+        clips = load(pairs, length=8, seed=2)[0]
+        assert clips.shape[1] == (3 if color else 1) and torch.equal(clips[:, :1], load_batch(Films(), pairs, 8, 2)[0])
+    else:
+        assert not asked and load.func is load_batch and load.args == (films,) and load.keywords == {"device": card}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_corpus_lies_in_its_memory(corpus: Corpus):
     device = torch.device("cuda", torch.cuda.current_device())
