@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
         if name == "study":
             job.add_argument("name", help="classroom, table1, table2, leakage, frames, robustness, cores, defects, real or tasks")
         job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
-        job.add_argument("--recipe", help="tiny, classroom, paper or released (the study's own)")
+        job.add_argument("--recipe", help="tiny, classroom, paper, released or card (the study's own)")
         job.add_argument("--seeds", type=_count, help="runs of each kind (the study's own)")
         job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
         job.add_argument("--results", type=Path, help="folder for records and tables (results/NAME, with recipe and corpus if others)")
@@ -109,6 +109,10 @@ def study(options: argparse.Namespace) -> None:
         raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")
     if options.name == "real" and folder == DEFAULT_CORPUS:
         raise StudyError("The study real needs motion capture: name a folder of BVH files with --corpus.")
+    if options.name == "tasks" and folder == DEFAULT_CORPUS:
+        raise StudyError(
+            "The study tasks needs other films: make them with `corpus data/tasks --tasks`, then name --corpus data/tasks/words or data/tasks/styles."
+        )
     if results is None:
         others = [recipe] * (recipe != chosen.recipe) + [folder.resolve().name] * (folder != DEFAULT_CORPUS)
         results = Path("results") / "-".join([options.name, *others])
@@ -123,7 +127,8 @@ def study(options: argparse.Namespace) -> None:
     alone = torch.cuda.is_available() or state.num_processes > 1
     workers = options.workers or (1 if alone else min(4, os.cpu_count() or 1))
     if state.is_main_process:
-        print(f"{options.name}: {chosen.question}\n{cost(experiments, results, corpus, workers)}", flush=True)
+        print(f"{options.name}: {chosen.question}\nA run of {recipe} needs {RECIPES[recipe].needs}.")
+        print(cost(experiments, results, corpus, workers), flush=True)
     run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
     state.wait_for_everyone()
     state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
@@ -140,11 +145,11 @@ def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", wo
     said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
     if not missing:
         return said
-    here, seconds = machine()["device"].split(",")[0], {}
+    here, seconds = machine()["device"].partition(", threads")[0], {}  # processor and cores, or the card
     for path in folder.parent.glob(f"*/{missing[0].recipe}-*.json"):
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # no whole record tells nothing of time
             done = json.loads(path.read_text(encoding="utf-8"))
-            if done["device"].split(",")[0] == here:
+            if done["device"].partition(", threads")[0] == here:
                 seconds.setdefault(done["experiment"]["model"], []).append(float(done["seconds"]))
     if not seconds:
         minutes = len(missing) * arithmetic_seconds(missing[0], corpus) / workers / 60

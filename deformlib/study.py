@@ -60,10 +60,11 @@ from deformlib.training import (
 # %% ../notebooks/11_full_gpu_training.ipynb #af3b4855
 @dataclass(frozen=True)
 class Recipe:
-    """A network of chapter 09 and how to train it."""
+    """A network of chapter 09, how to train it, and what machine a run needs."""
 
     network: NetworkConfig
     training: TrainConfig
+    needs: str
 
 
 RECIPES = {
@@ -72,10 +73,20 @@ RECIPES = {
             length=8, size=32, conv3d=(8, 8, 16), hidden=(8, 8, 8), conv2d=(16, 16, 16), deform_steps=paper_steps(4)
         ),
         TrainConfig(epochs=2, epoch_steps=4, batch=4),
+        "any computer, a second",
     ),
-    "classroom": Recipe(preset("classroom"), TrainConfig(epochs=8, epoch_steps=100, batch=8)),
-    "paper": Recipe(preset("paper"), RELEASED_TRAINING),
-    "released": Recipe(preset("released"), RELEASED_TRAINING),
+    "classroom": Recipe(
+        preset("classroom"),
+        TrainConfig(epochs=8, epoch_steps=100, batch=8),
+        "one CPU core and 1 GB, one to two minutes",
+    ),
+    "paper": Recipe(preset("paper"), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
+    "released": Recipe(preset("released"), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
+    "card": Recipe(
+        preset("paper"),
+        replace(RELEASED_TRAINING, batch=16, lr=3e-4, compile=True),
+        "a GPU with 15 GB or more, not timed yet",
+    ),
 }
 
 # %% ../notebooks/11_full_gpu_training.ipynb #0c00c887

@@ -70,6 +70,11 @@ class TrainConfig:
     accumulate: int = 1
     compile: bool = False
 
+    def __post_init__(self):
+        for name in ("epochs", "epoch_steps", "batch", "accumulate"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise TrainingError(f"{name} is {value}: take 1 or more.")
+
     def steps(self, split: Split) -> int:
         """Optimiser steps of one epoch on this split."""
         return self.epoch_steps or math.ceil(len(split.train) / self.batch)
@@ -140,8 +145,18 @@ def evaluate(
 
     `net` maps clips [B, C, T, H, W] to logits and has a `config` with the `length` of a clip. seed: of the jitter of
     copies, as in training; `ORIGINAL` clips have none. change: what each batch of clips goes through first, to test how
-    the network bears it. Several processes share the pairs, and each gets all answers.
+    the network bears it. Several processes share the pairs, and each gets all answers. A batch that does not fit into
+    the memory is judged in halves.
     """
+
+    def judged(clips: torch.Tensor) -> torch.Tensor:
+        try:
+            return net(change(clips) if change else clips).float().softmax(1)
+        except RuntimeError as error:
+            if len(clips) == 1 or not should_reduce_batch_size(error):
+                raise
+        return torch.cat([judged(half) for half in clips.tensor_split(2)])
+
     device, was_training, state = next(net.parameters()).device, net.training, processes()
     broadcast(list(net.buffers()))  # statistics of batch norm are those of the first process everywhere
     mine = np.arange(len(pairs))[state.process_index :: state.num_processes]
@@ -152,7 +167,7 @@ def evaluate(
         work = (pairs[mine[start : start + batch]] for start in starts)
         batches = ahead(lambda some: load(some, length=net.config.length, seed=seed), work)
         for clips, _ in tqdm(batches, "evaluating", len(starts), leave=False) if len(starts) > 8 else batches:
-            parts.append(net(change(clips) if change else clips).float().softmax(1).cpu().numpy())
+            parts.append(judged(clips).cpu().numpy())
     net.train(was_training)
     places, answers = zip(*gather_object([(mine[start : start + batch], part) for start, part in zip(starts, parts)]))
     return np.concatenate(answers)[np.argsort(np.concatenate(places))]
@@ -360,7 +375,7 @@ def batches(
     net: nn.Module, corpus: Corpus, split: Split, config: TrainConfig, accelerator: Accelerator, steps: range
 ) -> Iterator[list]:
     """This process's share of the batch of each step, in `accumulate` parts of (clips, labels), loaded one step ahead."""
-    load = loader(corpus, accelerator.device)
+    load = loader(corpus, next(net.parameters()).device)  # as `evaluate` asks, so that both share one copy on a card
 
     def share(step: int) -> list:
         mine = step_pairs(split, config, step)[accelerator.process_index :: accelerator.num_processes]
