@@ -329,11 +329,16 @@ def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / seconds(run, device, 5)
 
 
-def floors(config: NetworkConfig, device: str) -> Iterator[dict]:
+def matrix_size(device: str, quick: bool) -> int:
+    """Rows of the matrices whose product is timed: many enough to reach the best rate, unless only a try is wanted."""
+    return 256 if quick else 2048 if device == "cpu" else 8192
+
+
+def floors(config: NetworkConfig, quick: bool, device: str) -> Iterator[dict]:
     """Minutes of the paper's protocol if every multiply-add, of ordinary convolutions, ran at the rate of a matrix product."""
     flops = 2 * multiply_adds(VideoNet(config))
     for dtype in kinds(device):
-        rate = matrix_rate(device, dtype, 2048 if device == "cpu" else 8192)
+        rate = matrix_rate(device, dtype, matrix_size(device, quick))
         minutes = EPOCHS * (3 * TRAIN + VALIDATION) * flops / rate / 60
         yield {
             "where": device,
@@ -375,12 +380,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
     parser.add_argument(
-        "--quick", action="store_true", help="small maps, to see that it runs: the numbers mean nothing"
+        "--quick", action="store_true", help="a small network, to see that it runs: the numbers mean nothing"
     )
     arguments = parser.parse_args()
     config, batch, repeats = preset("paper"), 2, 3
     if arguments.quick:
-        config, repeats = replace(config, size=32, conv3d=(8, 16, 32), conv2d=(16, 16, 16)), 1
+        small = {"length": 8, "size": 32, "deform_steps": paper_steps(4), "conv3d": (8, 16, 32), "conv2d": (16, 16, 16)}
+        config, repeats = replace(config, **small), 1
     found: dict[str, list] = {"stack": [], "conv3d": [], "stages": [], "step": [], "scaling": [], "floor": []}
     with tqdm(desc="benchmark") as bar:
         for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
@@ -391,7 +397,7 @@ def main() -> None:
             if device == "cuda":
                 found["step"] += whole_steps(config, 16, device, repeats, bar)
             found["scaling"] += scaling(config, arguments.quick, device, kinds(device)[-1], bar)
-            found["floor"] += floors(config, device)
+            found["floor"] += floors(config, arguments.quick, device)
     sizes = {"length": config.length, "size": config.size, "batch": batch}
     title = f"Clips of {config.length} frames of {config.size} pixels, batch {batch}; time and memory: times better than naive"
     found = rounded(found)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from benchmark import markdown, seconds, store
-from benchmark_network import TRAIN, matrix_rate, measured, rounded, stages
+from benchmark_network import TRAIN, matrix_rate, matrix_size, measured, rounded, stages
 from tqdm import tqdm
 
 from deformlib.augment import loader
@@ -82,14 +82,14 @@ def main() -> None:
     """Measure, print, store."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
-    parser.add_argument("--quick", action="store_true", help="the tiny recipe only, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="the tiny recipe only, to see that it runs: the rates mean nothing")
     arguments = parser.parse_args()
     found: dict[str, list] = {"rates": [], "recipes": [], "profile": []}
     with tempfile.TemporaryDirectory() as folder, tqdm(desc="benchmark") as bar:
-        videos = make_corpus(Path(folder) / "videos", plan_corpus()[:8])
+        videos = make_corpus(Path(folder) / "videos", plan_corpus()[: 2 if arguments.quick else 8])
         for device in ["cuda" if torch.cuda.is_available() else "cpu"]:
             dtype = DTYPES[precision()]
-            matrix = matrix_rate(device, dtype, 2048 if device == "cpu" else 8192)
+            matrix = matrix_rate(device, dtype, matrix_size(device, arguments.quick))
             rates = {"matrix": matrix, "copy": copy_rate(device)}
             found["rates"].append({"where": device, "in": str(dtype).removeprefix("torch.")} | rates)
             for name in ["tiny"] if arguments.quick else RECIPES:
