@@ -1,6 +1,6 @@
-"""Chapters 07 and 14 in a real JupyterLab: run whole, then every control of the explorer by mouse and by keyboard, and Python asked.
+"""Chapters 00, 07 and 14 in a real JupyterLab: run whole, then every control of the explorer by mouse and by keyboard, and Python asked.
 
-About a minute; skipped without a browser. SCREENSHOTS=folder keeps pictures to look at. Works with ipywidgets 8 and, as on Colab, 7.
+A few minutes, since chapter 00 trains a network; skipped without a browser. SCREENSHOTS=folder keeps pictures to look at. Works with ipywidgets 8 and, as on Colab, 7.
 """
 
 import json
@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = ("07_seeing_offsets.ipynb", "14_learned_offsets.ipynb")
+CHAPTERS = ("00_start_here.ipynb", "07_seeing_offsets.ipynb", "14_learned_offsets.ipynb")
 SETTINGS = {  # no questions about news; cells out of sight are rendered too
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
     "notebook-extension/tracker": '{"windowingMode": "none"}',
@@ -43,7 +43,7 @@ print("state", json.dumps({name: getattr(explorer, name) for name in names}
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A JupyterLab of its own, in a folder with both chapters, of which 14 has one cell more; gives its address."""
+    """A JupyterLab of its own, in a folder with the chapters, of which 14 has one cell more; gives its address."""
     home, root = tmp_path_factory.mktemp("settings"), tmp_path_factory.mktemp("root")
     for name, text in SETTINGS.items():
         path = home / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -57,7 +57,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cell.pop("outputs", None)
             if cell.cell_type == "code":
                 cell.update(outputs=[], execution_count=None)
-        if name == CHAPTERS[1]:
+        if name == CHAPTERS[2]:
             notebook.cells.append(nbformat.v4.new_code_cell(ASK))
         nbformat.write(notebook, root / "notebooks" / name)
     with socket.socket() as free:
@@ -101,7 +101,7 @@ def run_whole(browser, lab: str, name: str):
     page.goto(f"{lab}/{name}")
     page.wait_for_function(READY, timeout=90_000)  # before this, "run all" never starts
     page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    page.wait_for_function(READY, timeout=120_000)
+    page.wait_for_function(READY, timeout=300_000)
     cells = page.evaluate(CELLS)
     outputs = [output for cell in cells for output in cell["outputs"]]
     bad = [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
@@ -119,15 +119,22 @@ def keep(page, name: str) -> None:
         page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
 
 
-def test_chapter_07_runs_whole(browser, lab: str):
+def test_chapter_00_runs_whole(browser, lab: str):
     page = run_whole(browser, lab, CHAPTERS[0])
+    page.locator("img").last.scroll_into_view_if_needed()
+    keep(page, "00")
+    page.close()
+
+
+def test_chapter_07_runs_whole(browser, lab: str):
+    page = run_whole(browser, lab, CHAPTERS[1])
     page.locator("img").nth(2).scroll_into_view_if_needed()
     keep(page, "07")
     page.close()
 
 
 def test_chapter_14_runs_whole_and_its_explorer_is_used(browser, lab: str):
-    page = run_whole(browser, lab, CHAPTERS[1])
+    page = run_whole(browser, lab, CHAPTERS[2])
     panel, count = page.locator(".deformlib-explorer"), page.locator(".jp-Notebook-cell").count()
     api.expect(panel).to_be_visible(timeout=30_000)
     panel.scroll_into_view_if_needed()
