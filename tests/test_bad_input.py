@@ -1,22 +1,32 @@
 """Broken files end in one clear error, in a reported skip or in success: a few of each kind that `make fuzz` makes by the thousand."""
 
 import ast
+import errno
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fuzz
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from test_report import study
+from test_results import record
+from test_study import Constant
 
 from deformlib import frames
 from deformlib.bodies import read_manifest, replacing
 from deformlib.corpus import Corpus
 from deformlib.frames import VideoError, read_video
+from deformlib.report import MAIN, write_report
+from deformlib.results import write_tables
+from deformlib.study import Experiment, run
 
 ROOT = Path(__file__).parent.parent
 
@@ -144,6 +154,78 @@ def test_a_full_disk_says_which_file(tmp_path: Path):
     with pytest.raises(OSError, match="^my sentence$"), replacing(path):
         raise OSError("my sentence")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def fills_up(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the disk be full when half of the file of this name, or of the one that is to take its place, is written."""
+
+    def half(write: Callable, place: int) -> Callable:
+        def stops(*words, **named):
+            done, path = write(*words, **named), Path(words[place])
+            if path.name == name or path.name.endswith(f".{name}"):
+                os.truncate(path, path.stat().st_size // 2)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return done
+
+        return stops
+
+    monkeypatch.setattr(Path, "write_text", half(Path.write_text, 0))
+    monkeypatch.setattr(Figure, "savefig", half(Figure.savefig, 1))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file in a folder, hidden ones included."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+FILLED = {
+    "tables": (write_tables, ("table1.png", "recall.csv", "table2.tex")),
+    "report": (write_report, ("splits.png", "REPORT.md")),
+}
+
+
+@pytest.mark.parametrize("kind", FILLED)
+def test_a_full_disk_leaves_tables_and_reports_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
+    """Whichever file does not fit: it stays as it was, every other is the old or the new one, and the error names it."""
+    (again, names), folder = FILLED[kind], tmp_path / "né"
+    inner = {"tables": folder, "report": folder / MAIN}[kind]
+    inner.mkdir(parents=True)
+    records = {"tables": [record(model, "by_copy", seed, 4 + seed) for model in ("plain", "fdcnn") for seed in (0, 1)], "report": study((0, 1))}
+    for number, each in enumerate(records[kind]):
+        (inner / f"{number}.json").write_text(json.dumps(each))
+    again(folder)
+    new = contents(folder)
+    old = {path: data if path.suffix == ".json" else b"as it was" for path, data in new.items()}
+    for name in names:
+        for path, data in old.items():
+            path.write_bytes(data)
+        fills_up(monkeypatch, name)
+        with pytest.raises(OSError, match=rf"No space left on device: .*{re.escape(name)}"):
+            again(folder)
+        monkeypatch.undo()
+        left = contents(folder)
+        assert left.keys() == new.keys() and all(data in (old[path], new[path]) for path, data in left.items()), name
+        assert [data for path, data in left.items() if path.name == name] == [b"as it was"]
+    plt.close("all")
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The record before stays, the run that could not be written has none, and the same call does it."""
+    for number in range(4):
+        path = tmp_path / "films" / ("joy", "anger")[number % 2] / f"{number}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(fuzz.videos()[".avi"])
+    runs = [Experiment(str(tmp_path / "films"), "by_copy", "constant", seed, "tiny") for seed in (0, 1)]
+    some = {"cache": tmp_path / "cache", "fitters": {"constant": Constant(0)}}
+    (first,) = run(runs[:1], tmp_path / "né", **some)
+    before = contents(tmp_path / "né")
+    fills_up(monkeypatch, f"{runs[1].name}.json")
+    with pytest.raises(OSError, match=rf"No space left on device: .*{runs[1].name}\.json"):
+        run(runs, tmp_path / "né", **some)
+    monkeypatch.undo()
+    assert contents(tmp_path / "né") == before | {tmp_path / "né" / f".{runs[1].name}.lock": b""}  # a lock ends with its process
+    assert run(runs, tmp_path / "né", **some)[0] == first
+    assert contents(tmp_path / "né").keys() == before.keys() | {tmp_path / "né" / f"{runs[1].name}.json"}
 
 
 # Places that may be read only
