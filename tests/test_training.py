@@ -402,50 +402,52 @@ def test_the_next_batch_is_loaded_while_one_is_used():
         list(ahead(lambda item: 1 // item, [1, 0]))
 
 
-def watched_fit(monkeypatch, corpus: Corpus, folder: Path, before_load: Callable, within_step: Callable) -> list[dict]:
-    """Four steps of `fit`; the functions are called with the number of the batch before it is loaded, and within its step."""
-    loads, steps, real, load = count(), count(), training.train_step, training.loader
-
-    def loader(*words):
-        def watched(pairs, **named):
-            number = next(loads)
-            if number < 4:  # later ones are for the look at validation pairs
-                before_load(number)
-            return load(*words)(pairs, **named)
-
-        return watched
-
-    monkeypatch.setattr(training, "loader", loader)
-    monkeypatch.setattr(training, "train_step", lambda *words: within_step(next(steps)) or real(*words))
-    return fit(small(), corpus, by_actor(corpus), TrainConfig(epochs=1, epoch_steps=4, batch=4), folder)
-
-
 def test_a_step_and_the_next_load_overlap(corpus: Corpus, tmp_path: Path, monkeypatch):
     """Each waits here for the other to begin, so that the loop would stand still if it did one after the other."""
     loading, stepping = ([Event() for _ in range(4)] for _ in range(2))
+    loads, steps, load, real = count(), count(), training.loader, training.train_step
 
-    def before_load(number: int) -> None:
-        loading[number].set()
-        assert number == 0 or stepping[number - 1].wait(10), f"batch {number} is loaded before the step before it begins"
+    def loader(*words):
+        def waits(pairs, **named):
+            number = next(loads)
+            if number < 4:  # later ones are for the look at validation pairs
+                loading[number].set()
+                assert number == 0 or stepping[number - 1].wait(10), f"batch {number} is wanted before step {number - 1} begins"
+            return load(*words)(pairs, **named)
 
-    def within_step(number: int) -> None:
+        return waits
+
+    def step(*words):
+        number = next(steps)
         stepping[number].set()
         assert number == 3 or loading[number + 1].wait(10), f"nothing is loaded during step {number}"
+        return real(*words)
 
-    watched_fit(monkeypatch, corpus, tmp_path, before_load, within_step)
+    monkeypatch.setattr(training, "loader", loader)
+    monkeypatch.setattr(training, "train_step", step)
+    fit(small(), corpus, by_actor(corpus), TrainConfig(epochs=1, epoch_steps=4, batch=4), tmp_path)
     assert all(event.is_set() for event in (*loading, *stepping))
 
 
 def test_the_share_of_waiting_for_data_is_measured(corpus: Corpus, tmp_path: Path, monkeypatch):
-    """Most of an epoch if loading is the slow part, little if the step is."""
+    """By a clock that is played here: 3 s of waiting beside 5 s of computing are 3/8 of an epoch, in the next 1 and 7 s 1/8."""
+    now, real, load, steps = [0.0], training.train_step, training.batches, count()
 
-    def slow(number: int) -> None:
-        time.sleep(0.15)
+    def batches(*words):
+        for number, parts in enumerate(load(*words)):
+            now[0] += 3 if number < 4 else 1
+            yield parts
 
-    (starved,) = watched_fit(monkeypatch, corpus, tmp_path / "loading", slow, lambda number: None)
-    monkeypatch.undo()
-    (busy,) = watched_fit(monkeypatch, corpus, tmp_path / "computing", lambda number: None, slow)
-    assert starved["data_share"] > 0.5 and busy["data_share"] < 0.25
+    def step(*words):
+        now[0] += 5 if next(steps) < 4 else 7
+        return real(*words)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(training, "batches", batches)
+    monkeypatch.setattr(training, "train_step", step)
+    history = fit(small(), corpus, by_actor(corpus), TrainConfig(epochs=2, epoch_steps=4, batch=4), tmp_path)
+    assert [row["data_share"] for row in history] == [3 / 8, 1 / 8]
+    assert [row["clips_per_second"] for row in history] == [0.5, 0.5] and history[1]["seconds"] == 64
 
 
 def test_committed_runs_hardly_waited_for_data():
