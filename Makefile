@@ -13,7 +13,7 @@ help:
 	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its results table"
 	@echo "make test        run all tests and check every notebook's stored outputs"
 	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
-	@echo "make browser     use chapters 07 and 14 in a real JupyterLab; needs a Chromium of the system"
+	@echo "make browser     use chapters 00, 07 and 14 in a real JupyterLab; needs a Chromium of the system"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make fuzz        give the library a thousand broken files (videos, BVH, tables, weights, records, a full disk)"
 	@echo "make lab         open the notebooks in JupyterLab"

@@ -94,7 +94,7 @@ CHOICES = {  # models of study.FITTERS that differ in their deformable steps
     "own_offsets": "the nine, own branches",
 }
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #eb6113ef
 def compared(records: list[dict], rows: dict[str, str], split: str = "by_actor", base: str = "plain") -> pd.DataFrame:
     """A line for each model of `rows` that has runs: accuracy in percent, and the difference to `base`, in points.
 
@@ -112,7 +112,7 @@ def compared(records: list[dict], rows: dict[str, str], split: str = "by_actor",
     table = table.loc[[model for model in rows if model in table.index]].rename(index=rows).reset_index()
     return table.astype({name: "Int64" for name in ("seeds", "only it", f"only {base}")})
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #e0044171
 def draw_forest(table: pd.DataFrame, ax: plt.Axes, base: str = "plain") -> plt.Axes:
     """Draw a table of `compared`: for each line the difference to `base` in points with its 95 % interval, and zero."""
     table = table.dropna(subset=f"minus {base}")
@@ -139,7 +139,7 @@ def warped_accuracy(records: list[dict], split: str = "by_actor") -> pd.DataFram
     ]
     return pd.DataFrame(rows, columns=["model", "seed", "kind", "amount", "accuracy"])
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #5f8371fb
 def warped_differences(table: pd.DataFrame, model: str = "deformable", base: str = "plain") -> pd.DataFrame:
     """Accuracy of `model` minus that of `base` in points, a column for each (kind, amount), a row for each seed of both."""
     wide = table.pivot(index=["model", "seed"], columns=["kind", "amount"], values="accuracy")
@@ -157,7 +157,7 @@ def bought(differences: pd.DataFrame) -> pd.DataFrame:
     warped, clean = differences.loc[:, np.invert(same)].mean(axis=1), differences.loc[:, same].mean(axis=1)
     return pd.DataFrame({"accuracy": warped, "robustness": warped - clean})
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #10b6bf15
 AXES = {"rotate": "turned by, degrees", "scale": "scaled by", "shift": "shifted by, share", "shear": "sheared by"}
 
 
@@ -225,7 +225,7 @@ def plan_tasks(seed: int = 0, actors: int = 6) -> list[Film]:
         plan.append(Film(name, word, style, actor, int(rng.integers(50, 100)), seed))
     return plan
 
-
+# %% ../notebooks/15b_does_deformation_help.ipynb #ed6765b0
 def play_film(film: Film) -> tuple[Motion, Iterator[np.ndarray]]:
     """The motion of a planned film, and its frames, painted one by one: as `play` does for the clips of chapter 01."""
     pace, snap, shake, size = STYLES[film.style]

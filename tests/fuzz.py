@@ -37,6 +37,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from stress import TINY
 from test_mocap import MOVES, PERSON, bvh_text
+from test_report import study
 from test_results import record
 
 from deformlib.bodies import BodyError, draw_actor, make_corpus, paint, plan_corpus, read_manifest
@@ -45,6 +46,7 @@ from deformlib.explorer import Explorer, look
 from deformlib.frames import VIDEO_SUFFIXES, VideoError, read_clip, read_video
 from deformlib.mocap import as_figure, motion_corpus, read_bvh
 from deformlib.network import NetworkError, VideoNet, load_network, save_network
+from deformlib.report import MAIN, info_sheet, report
 from deformlib.results import (
     ResultsError,
     caption,
@@ -486,6 +488,25 @@ def result(rng: random.Random, place: Path) -> tuple[Path, Use]:
     return path, use
 
 
+def pages(rng: random.Random, place: Path) -> tuple[Path, Use]:
+    """What a report is written from, records and the file on offsets, of which one is broken as data."""
+    folder = place / "results é" / MAIN
+    (folder / "offsets").mkdir(parents=True)
+    for whole in study((0, 1)):
+        (folder / f"{whole['name']}.json").write_text(json.dumps(whole))
+    row = dict.fromkeys(("moved", "own", "other clip", "other step", "particular"), 0.5) | {"truth": "motion", "layer": 1, "clips": 9}
+    rows = [row | {"branch": branch, "seed": seed} for branch in ("untrained", "random", "trained") for seed in range(3)]
+    follow = folder / "offsets" / "follow.json"
+    follow.write_text(json.dumps({"name": "follow", "rows": rows}))
+    path = follow if rng.random() < 0.3 else rng.choice(sorted(folder.glob("*.json")))
+    path.write_text(json.dumps(break_json(rng, json.loads(path.read_text()))))
+
+    def use() -> None:
+        assert report(folder.parent).startswith("# ") and info_sheet(folder.parent).startswith("# ")
+
+    return path, use
+
+
 def full(rng: random.Random, place: Path) -> tuple[Path, Use]:
     """A disk that is full at some moment of writing: what was there stays, and no half of anything lies about."""
     folder = place / "out é"
@@ -537,7 +558,7 @@ def full(rng: random.Random, place: Path) -> tuple[Path, Use]:
     return folder, use
 
 
-KINDS = {"video": (video, 8), "odd video": (odd_video, 3), "playlist": (playlist, 1), "names": (names, 2), "corpus": (corpus, 2), "manifest": (manifest, 4), "bvh": (bvh, 6), "weights": (net, 5), "checkpoint": (checkpoint, 3), "records": (result, 4), "full disk": (full, 2)}  # fmt: skip
+KINDS = {"video": (video, 8), "odd video": (odd_video, 3), "playlist": (playlist, 1), "names": (names, 2), "corpus": (corpus, 2), "manifest": (manifest, 4), "bvh": (bvh, 6), "weights": (net, 5), "checkpoint": (checkpoint, 3), "records": (result, 4), "report": (pages, 3), "full disk": (full, 2)}  # fmt: skip
 TURN = [kind for kind, (_, share) in KINDS.items() for _ in range(share)]
 
 

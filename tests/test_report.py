@@ -184,6 +184,14 @@ def test_runs_that_were_not_judged_on_warped_clips_are_enough_for_the_rest(resul
     assert "*Robustness.* **Not tested:** deformable minus plain, on changed clips," in write_report(results).read_text()
 
 
+def test_rows_of_other_studies_in_a_folder_do_not_count(results: Path):
+    """The folder of motion capture also holds rows of Table 2, classifiers without any network among them."""
+    pages = report(results), info_sheet(results)
+    forest = record("hog_klt", "by_actor", 0, 20) | {"settings": {"feature": "hog_klt", "copies": 8}}
+    write(results / MAIN, [forest, record("chance", "by_copy", 0, 20) | {"settings": {}}])
+    assert (report(results), info_sheet(results)) == pages
+
+
 def test_a_limit_is_given_only_where_runs_scatter(results: Path):
     """From the spread of the differences, 4.2 points here; none where they are all one clip."""
     said = limits(read_studies(results))[0]
@@ -206,6 +214,24 @@ def test_whether_offsets_follow_is_read_from_its_own_file(results: Path):
     assert "Trained branches: 1 of 1 intervals leave out zero (0.1 would by chance): **motion, layer 1 +0.31 ± 0.02**." in page
     assert "Random branches: 0 of 1 intervals leave out zero (0.1 would by chance): motion, layer 1 +0.50 ± 0.99." in page
     assert "Trained minus random: 0 of 1" in page
+
+
+@pytest.mark.parametrize("damage", [{"settings": None}, {"versions": []}, {"robustness": {"rotate": [[0]]}}, {"python": 3}, {"split": {"name": "by_actor"}}])
+def test_a_damaged_record_is_named(results: Path, damage: dict):
+    """In one sentence, whatever of it the report would have read; `make fuzz` breaks many more."""
+    whole = study((0,))[0]
+    write(results / MAIN, [whole | damage | {"split": whole["split"] | {"siblings": "none"}} if "split" in damage else whole | damage])
+    for page in (report, info_sheet):
+        with pytest.raises(ResultsError, match=rf"{whole['name']}\.json: no whole record .*delete it"):
+            page(results)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"rows": [1]}', '{"rows": [{"branch": "trained"}]}'])
+def test_a_damaged_file_on_offsets_is_named(results: Path, text: str):
+    (results / MAIN / "offsets").mkdir()
+    (results / MAIN / "offsets" / "follow.json").write_text(text)
+    with pytest.raises(ResultsError, match=r"follow\.json is damaged: write it again"):
+        report(results)
 
 
 def test_commands_and_costs_are_those_of_the_records(results: Path):
