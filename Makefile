@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark gallery test slow browser stress fuzz lab notebooks site clean
+.PHONY: help reproduce benchmark gallery test slow browser stress fuzz alone lab notebooks site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
@@ -15,6 +15,7 @@ help:
 	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
 	@echo "make browser     use chapters 00, 07 and 14 in a real JupyterLab; needs a Chromium of the system"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
+	@echo "make alone       run each chapter in an empty folder with nothing but the wheel, as on Colab"
 	@echo "make fuzz        give the library a thousand broken files (videos, BVH, tables, weights, records, a full disk)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run all notebooks in place and write the library from them"
@@ -50,6 +51,9 @@ browser: $(READY)
 
 stress: $(READY)
 	$(BIN)/python tests/stress.py
+
+alone: $(READY)
+	$(BIN)/python tests/alone.py
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py
