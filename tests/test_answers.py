@@ -1,5 +1,6 @@
 """Every exercise's check fails on the blank and passes on the worked answer, in the state in which its chapter ends."""
 
+import builtins
 import json
 import re
 import textwrap
@@ -37,6 +38,17 @@ def exercises(chapter: Path) -> dict[int, str]:
     return numbered(text.split("\n## Exercises", 1)[1].split("\n## References", 1)[0], r"(?:\*\*)?")
 
 
+def is_misspelt(name: str) -> bool:
+    """Whether an error of this name means that the exercise itself is wrong: a typo, a missing name or import."""
+    return issubclass(getattr(builtins, name, Exception), (NameError, SyntaxError, ImportError))
+
+
+def test_a_typo_is_not_a_blank():
+    """A name that is not there, broken syntax or a missing module are mistakes of ours; any other error may be the blank's."""
+    assert all(map(is_misspelt, ("NameError", "UnboundLocalError", "SyntaxError", "IndentationError", "ModuleNotFoundError")))
+    assert not any(map(is_misspelt, ("AssertionError", "TypeError", "CorpusError")))
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.stem)
 def test_checks_fail_on_the_blank_and_pass_on_the_answer(chapter: Path):
     """The chapter's code runs first, without the cell that removes its folder; then each blank, then each answer."""
@@ -55,8 +67,10 @@ def test_checks_fail_on_the_blank_and_pass_on_the_answer(chapter: Path):
             states.append(f"{state} {number}")
     NotebookClient(book, timeout=300, allow_errors=True, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
     for cell, state in zip(book.cells, states):
-        errors = [f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"]
+        raised = [output for output in cell.outputs if output.output_type == "error"]
+        errors = [f"{output.ename}: {output.evalue}" for output in raised]
         if state.startswith("blank"):
             assert errors, f"{path.stem}, exercise {state.split()[1]}: the check passes on the blank"
+            assert not any(is_misspelt(output.ename) for output in raised), f"{path.stem}, exercise {state.split()[1]}: {errors}"
         elif "raises-exception" not in cell.metadata.get("tags", []):
             assert not errors, f"{path.stem}, {state}: {errors}"

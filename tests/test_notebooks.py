@@ -135,6 +135,39 @@ def test_closes_as_every_chapter_does(path: Path):
         assert target.startswith("http") or (path.parent / target).is_file(), target
 
 
+def wrong_exercises(goals: str, exercises: str) -> list[str]:
+    """What is wrong with a chapter's exercises: not three to five, one without a check, a goal that names none of them."""
+    parts = re.split(r"^(?:\*\*)?(\d+)\.", exercises, flags=re.M)[1:]
+    numbers = [int(number) for number in parts[::2]]
+    wrong = [] if numbers == list(range(1, len(numbers) + 1)) and 3 <= len(numbers) <= 5 else [f"exercises {numbers}"]
+    wrong += [f"no check in exercise {number}" for number, text in zip(numbers, parts[1::2]) if not re.search(r"^ *assert ", text, re.M)]
+    for goal in re.findall(r"^- .+", goals, re.M):
+        named = re.search(r" \(exercises? (\d(?:, \d)*)\)[;,.]?$", goal)
+        if not named or not {int(number) for number in named[1].split(", ")} <= set(numbers):
+            wrong.append(goal)
+    return wrong
+
+
+def test_wrong_exercises_are_found():
+    """The check on exercises sees each of the faults it is for, on a chapter made wrong on purpose."""
+    goals, exercise = "- see (exercise 1),\n- do (exercises 2, 3).", "{}. Do.\n   ```python\n   assert mine\n   ```\n"
+    three = "".join(map(exercise.format, (1, 2, 3)))
+    assert wrong_exercises(goals, three) == wrong_exercises(goals, re.sub(r"^(\d\.)", r"**\1** ", three, flags=re.M)) == []
+    assert wrong_exercises(goals, three + "4. *Open.* Think.\n") == ["no check in exercise 4"]
+    assert wrong_exercises(goals, three + exercise.format(5)) == ["exercises [1, 2, 3, 5]"]
+    assert wrong_exercises(goals, "".join(map(exercise.format, range(1, 7)))) == ["exercises [1, 2, 3, 4, 5, 6]"]
+    assert wrong_exercises("- see (exercise 1)", exercise.format(1)) == ["exercises [1]"]
+    assert wrong_exercises("- see (exercise 4);\n- think\n- do (exercises 1, 2)", three) == ["- see (exercise 4);", "- think"]
+
+
+@every_notebook
+def test_has_three_to_five_exercises_and_one_for_each_goal(path: Path):
+    """Each exercise has a check, and each line of "After this you can" says which exercise practises it."""
+    text = "\n\n".join(cell["source"] for cell in cells(path, "markdown"))
+    exercises = text.split("\n## Exercises", 1)[1].split("\n## References", 1)[0]
+    assert wrong_exercises(cells(path, "markdown")[1]["source"], exercises) == []
+
+
 @every_notebook
 def test_every_figure_says_what_to_notice(path: Path):
     """A cell with a picture is followed by a text that begins with *Figure: ..., for those who cannot see it."""
