@@ -198,7 +198,10 @@ def all_copies(clips: np.ndarray, copies: int) -> np.ndarray:
 
 
 def by_copy(corpus: Corpus, seed: int = 0, copies: int = 124) -> Split:
-    """The released code's split: make all copies of all clips, shuffle them, train on 80 %. Copies of one clip leak."""
+    """The released code's split: make all copies of all clips, shuffle them, train on 80 %. Copies of one clip leak.
+
+    Raises CorpusError if there are too few copies for two parts.
+    """
     pairs = np.random.default_rng(seed).permutation(all_copies(np.arange(len(corpus)), copies))
     cut = round(0.8 * len(pairs))
     if not 0 < cut < len(pairs):

@@ -21,7 +21,7 @@ from torch.autograd.function import FunctionCtx
 
 # %% ../notebooks/06_deformable_convolution.ipynb #10dc5a66
 def nearest(position: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
-    """The nearest position between two ends, which are included, and whether it was there: slope 1 inside, 0 outside."""
+    """The nearest positions [...] between two ends, which are included, and whether they were there: slope 1 inside, 0 outside."""
     end = position.detach().clamp(first, last)
     inside = end == position
     return torch.where(inside, position, end), inside

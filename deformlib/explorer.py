@@ -78,7 +78,7 @@ def look(net: VideoNet, clip: Tensor, shown: Tensor | None = None, group: int = 
 
 # %% ../notebooks/14_learned_offsets.ipynb #08bdd9bc
 def packed(values: Sequence[Tensor], kind: type = np.float32) -> str:
-    """Numbers as base64 text of their bytes, as both a widget and an HTML file can carry them; "" for none."""
+    """Numbers of tensors, one after the other, as base64 text of their bytes, as both a widget and an HTML file can carry them; "" for none."""
     return base64.b64encode(b"".join(each.cpu().numpy().astype(kind).tobytes() for each in values)).decode()
 
 # %% ../notebooks/14_learned_offsets.ipynb #1694c653

@@ -51,7 +51,7 @@ def resize(frame: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
 
     Shrinking averages over the area that falls into each new pixel (`cv2.INTER_AREA`), so thin limbs fade but stay.
     `antialias=False` is plain bilinear reading, as in the code released with the paper: it skips pixels.
-    Enlarging is bilinear either way.
+    Enlarging is bilinear either way. Raises ValueError for a size below 1.
     """
     if size < 1:
         raise ValueError(f"size is {size}: a frame needs at least 1 pixel a side.")

@@ -66,7 +66,10 @@ def read_field(values: Tensor, points: Tensor) -> Tensor:
 
 # %% ../notebooks/07_seeing_offsets.ipynb #8d209a51
 def step_back(field: Field, points: Tensor) -> Tensor:
-    """From points [M, 2] on a layer's output map to the places [M * K, 2] its taps read on the map before."""
+    """From points [M, 2] on a layer's output map to the places [M * K, 2] its taps read on the map before, (y, x) in pixels.
+
+    Raises ValueError unless the field is of one image and one group.
+    """
     kernel, dilation, padding = pair(field.kernel_size), pair(field.dilation), pair(field.padding)
     taps, shape = math.prod(kernel), list(field.offset.shape)
     if len(shape) != 3 or shape[0] != 2 * taps:
@@ -84,6 +87,7 @@ def sampling_points(fields: Sequence[Field], position: Sequence[float] | Tensor)
     fields: one for each layer, in the order the image passes them. position: (y, x) on the last layer's output map, or [..., 2].
     Returns [..., K ** L, 2], the tap of the last layer slowest: 9, 81, 729 points for one, two, three layers of 3x3. The base grid
     is included, points outside the map are kept, and between layers offsets are read bilinearly, never at a rounded position.
+    Raises ValueError without a field.
     """
     if not fields:
         raise ValueError("no field given: one for each layer is needed")
@@ -253,7 +257,7 @@ class Call:
         return self.grouped(self.source)
 
     def grouped(self, source: Tensor) -> Tensor:
-        """The offset channels of `source`, or of its gradient, group by group."""
+        """The offset channels of `source` [B, C, H, W], or of its gradient, group by group."""
         if getattr(self.layer, "per_filter", False):
             taps = math.prod(self.place["kernel_size"])
             return source.unflatten(1, (taps, -1, 2)).transpose(1, 2).flatten(1, 3)

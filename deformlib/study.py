@@ -297,7 +297,10 @@ class Study:
     def experiments(
         self, corpus: Corpus, seeds: Sequence[int] | None = None, recipe: str | None = None
     ) -> list[Experiment]:
-        """The list of runs, seeds outermost, so that a study stopped half-way holds whole comparisons."""
+        """The list of runs, seeds outermost, so that a study stopped half-way holds whole comparisons.
+
+        Raises StudyError without a seed, or for a recipe that is none.
+        """
         actors = {video.actor for video in corpus.videos}
         clean = "by_clip" if None in actors or len(actors) < 2 else "by_actor"
         seeds = range(self.seeds) if seeds is None else seeds

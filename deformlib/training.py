@@ -96,7 +96,10 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
 
 # %% ../notebooks/10_training.ipynb #ab234fd6
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate."""
+    """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate.
+
+    Raises TrainingError for another optimizer.
+    """
     groups = parameter_groups(net, config.lr)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
@@ -263,7 +266,7 @@ def train_step(
 ) -> torch.Tensor:
     """One step on the parts of a batch, (clips, labels) each; summed loss and number right of all processes, float32 [2].
 
-    The answer stays on the device, so that a GPU need not wait for the CPU.
+    The answer stays on the device, so that a GPU need not wait for the CPU. Raises TrainingError if the memory is full.
     """
     sums = torch.zeros(2, device=accelerator.device)
     try:
@@ -359,7 +362,10 @@ def close_epoch(progress: dict, row: dict, clips: int) -> None:
 
 # %% ../notebooks/10_training.ipynb #9c4f71a0
 def prepare(net: nn.Module, config: TrainConfig) -> tuple[Accelerator, nn.Module, nn.Module, torch.optim.Optimizer]:
-    """The accelerator of this process, the network on its device, the same as the processes share it, and its optimiser."""
+    """The accelerator of this process, the network on its device, the same as the processes share it, and its optimiser.
+
+    Raises TrainingError if a batch cannot be cut into equal parts.
+    """
     processes()
     accelerator = Accelerator(mixed_precision=precision())
     parts = config.accumulate * accelerator.num_processes
