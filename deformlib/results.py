@@ -23,6 +23,7 @@ from scipy import stats
 
 from .baselines import BASELINES, COPIES, LENGTH, SIZE, SOURCES
 from .bodies import replacing
+from .corpus import ORIGINAL
 
 # %% ../notebooks/13_results_tables.ipynb #d538c0de
 class ResultsError(ValueError):
@@ -97,7 +98,10 @@ def load_records(folder: str | Path, check: Callable[[dict], str | None] = lambd
 
 # %% ../notebooks/13_results_tables.ipynb #cdc0781a
 def runs_table(records: list[dict]) -> pd.DataFrame:
-    """One row a run: model, split, seed, accuracy in percent, clips judged, parameters, multiply-adds, seconds, corpus, commit."""
+    """One row a run: model, split, seed, accuracy in percent, clips judged, parameters, multiply-adds, seconds, corpus, commit.
+
+    The commit is cut to eight characters; "+changes" behind it, which marks a run from changed files, stays.
+    """
     rows = [
         {
             "model": record["experiment"]["model"],
@@ -109,7 +113,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
             "multiply-adds": record.get("multiply_adds") or np.nan,  # of one clip; a classifier counts none
             "seconds": record["seconds"],
             "corpus": record["corpus"]["name"],
-            "commit": (record.get("commit") or "none")[:8],
+            "commit": re.sub(r"^(\w{8})\w*", r"\1", record.get("commit") or "none"),
         }
         for record in records
     ]
@@ -164,14 +168,14 @@ def table1(runs: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../notebooks/13_results_tables.ipynb #379aa04c
 def caption(records: list[dict]) -> str:
-    """What a table of these records is about: corpus and its source, recipe, seeds, chance, machine. For the line above the table."""
+    """What a table of these records is about: corpus and its source, recipe, seeds, even guessing, machine: the lines above it."""
     corpus, recipe = records[0]["corpus"], records[0]["experiment"]["recipe"]
     seeds = sorted({record["experiment"]["seed"] for record in records})
     actors = f", {corpus['actors']} actors" if corpus["actors"] else ""
     return (
         f"Corpus: {corpus['name']} ({corpus['videos']} videos, {len(corpus['classes'])} classes{actors}): {corpus['source']}. "
-        f"Recipe: {recipe}, seeds {', '.join(map(str, seeds))}. Chance: {100 / len(corpus['classes']):.1f} %. "
-        f"Intervals: 95 %, Student's t over runs. by_copy, the released code's split, judges augmented copies of clips whose other "
+        f"Recipe: {recipe}, seeds {', '.join(map(str, seeds))}. Even guessing: {100 / len(corpus['classes']):.1f} %. "
+        f"Intervals: 95 %, Student's t over runs. by_copy, split as in the released code, judges augmented copies of clips whose other "
         f"copies were trained on; by_actor and by_clip judge clips of which the network has seen none. "
         f"Ran on: {'; '.join(sorted({record['device'] for record in records}))}."
     )
@@ -206,7 +210,7 @@ COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
 
 
 def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
-    """Draw every run of a runs_table as a dot, seeds joined, means with 95 % intervals, and chance (percent) as a line."""
+    """Draw every run of a runs_table as a dot, seeds joined, means with 95 % intervals, and `chance` (percent) as a line."""
     ticks = []
     for place, split in enumerate(sorted(runs["split"].unique())):
         chosen = runs[runs["split"] == split]
@@ -221,7 +225,7 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
                 ax.scatter(np.full(len(values), x), values, s=18, color=COLORS[model], zorder=2)
                 ax.errorbar(x + 0.15, mean, half, fmt="_", color=COLORS[model], capsize=4, markersize=14)
                 ticks.append((x, f"{model}\n{split}"))
-    ax.axhline(chance, color="0.5", linestyle=":", label="chance")
+    ax.axhline(chance, color="0.5", linestyle=":", label="even guessing")
     ax.set_xticks(*zip(*ticks))
     ax.set(ylim=(0, 100), ylabel="accuracy in percent")
     ax.legend(loc="upper left")
@@ -233,8 +237,9 @@ REMARKS = (
     f"use five emotions, not 17, and 96.38 % is no whole number of 1810 clips. Networks train on new copies in each "
     f"step; the classic rows on {COPIES} copies of each training clip, {LENGTH} frames of {SIZE} pixels, so under "
     f"by_copy a judged copy has fewer sisters in their training. Their parameters are the numbers that the classifier "
-    f"keeps. Multiply-adds: of one clip. Seconds: training with its features, of the quickest run of a row, which "
-    f"other work disturbed least."
+    f"keeps, of a forest its nodes. Parameters are the largest number over the runs and corpora of a row, seconds the "
+    f"smallest: the quickest run is the one that other work disturbed least. Seconds: training with its features. "
+    f"Multiply-adds: of one clip."
 )
 
 
@@ -277,7 +282,8 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 def mcnemar(records: list[dict], model: str, base: str, split: str) -> tuple[int, int, float]:
     """Judged clips that only `model` had right, that only `base` had right, and the exact two-sided p of McNemar's test.
 
-    A clip (or copy) counts once for each seed under which both judged it. p is 1 where they never disagree.
+    A clip that several seeds judged counts once, for the first of them under which both judged it: the same clip again is
+    no second coin. An augmented copy counts for each seed, which draws its frames. p is 1 where they never disagree.
     """
     right: dict[str, dict] = {model: {}, base: {}}
     for record in records:
@@ -285,8 +291,12 @@ def mcnemar(records: list[dict], model: str, base: str, split: str) -> tuple[int
         if experiment["model"] in right and experiment["split"] == split:
             for clip, copy, label, said in zip(*(judged[name] for name in ("clip", "copy", "label", "predicted"))):
                 right[experiment["model"]][experiment["seed"], clip, copy] = label == said
-    both = right[model].keys() & right[base].keys()
-    won, lost = (sum(right[a][key] > right[b][key] for key in both) for a, b in ((model, base), (base, model)))
+    first: dict[tuple, tuple] = {}  # where each clip, or copy of a seed, counts
+    for seed, clip, copy in sorted(right[model].keys() & right[base].keys()):
+        first.setdefault((clip,) if copy == ORIGINAL else (seed, clip, copy), (seed, clip, copy))
+    won, lost = (
+        sum(right[a][key] > right[b][key] for key in first.values()) for a, b in ((model, base), (base, model))
+    )
     return won, lost, float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 # %% ../notebooks/13_results_tables.ipynb #4b283f6c
@@ -384,7 +394,10 @@ def write_tables(folder: str | Path) -> pd.DataFrame:
         )
         remarks, wide = REMARKS if models & set(BASELINES) else "", side_by_side(every)
         tests = to_markdown(paired_tests(records, base))
-        found["table2.md"] = f"{head} {remarks}\n\n{to_markdown(wide)}\nPaired tests against {base}:\n\n{tests}"
+        counted = "McNemar's counts a clip once, for the first seed that judged it, and copies get no p."
+        found["table2.md"] = (
+            f"{head} {remarks}\n\n{to_markdown(wide)}\nPaired tests against {base}. {counted}\n\n{tests}"
+        )
         found["table2.csv"] = every.assign(**source).to_csv(index=False)
         found["table2.tex"] = f"% {head} {remarks}\n{to_latex(wide)}"
         splits = list(every.groupby("split"))

@@ -279,7 +279,7 @@ def test_r2plus1d_takes_gray_clips():
 
 
 def test_every_row_has_a_source_and_a_fitter(corpus: Corpus):
-    """Table 2 lists each row once under a clean split and the paper's."""
+    """Table 2 lists each row once under a clean split and the released code's."""
     assert set(SOURCES) == set(BASELINES) | {"plain", "deformable"} and set(SOURCES) <= set(FITTERS | BASELINES)
     experiments = TABLE2.experiments(corpus, range(2))
     assert len({experiment.name for experiment in experiments}) == len(experiments) == 2 * 2 * len(SOURCES)
@@ -302,7 +302,7 @@ def test_all_rows_run_in_a_study(corpus: Corpus, tmp_path: Path, monkeypatch: py
 
 
 def test_the_average_picture_sees_the_leak(corpus: Corpus):
-    """Where sister copies are in training it recognises nearly every clip: the floor that the paper's split needs."""
+    """Where sister copies are in training it recognises nearly every clip: the floor that the released code's split needs."""
     split = by_copy(corpus, copies=10)
     experiment = Experiment(str(corpus.folder), "by_copy", "mean_frame", 0)
     split = replace(split, val=split.val[:30])

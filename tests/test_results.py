@@ -44,7 +44,7 @@ def record(model: str, split: str, seed: int, right: int, of: int = 10) -> dict:
         "accuracy": right / of,
         "validation": {
             "clip": [f"{clip}.avi" for clip in range(of)],
-            "copy": [-1] * of,
+            "copy": [0 if split == "by_copy" else -1] * of,
             "label": [0] * of,
             "predicted": [0] * right + [1] * (of - right),
         },
@@ -56,7 +56,7 @@ def record(model: str, split: str, seed: int, right: int, of: int = 10) -> dict:
 
 @pytest.fixture
 def records() -> list[dict]:
-    """Three seeds of each model under the paper's split."""
+    """Three seeds of each model under the released code's split."""
     counts = {"plain": (4, 5, 6), "deformable": (5, 7, 6)}
     return [record(model, "by_copy", seed, right) for model, rights in counts.items() for seed, right in enumerate(rights)]
 
@@ -79,7 +79,7 @@ def test_differences_are_taken_within_a_seed(records: list[dict]):
 
 
 def test_table1_keeps_the_papers_numbers_apart(records: list[dict]):
-    """They stand in their own column, beside the paper's split and nowhere else."""
+    """They stand in their own column, beside the released code's split and nowhere else."""
     records += [record("plain", "by_actor", 0, 2), record("deformable", "by_actor", 0, 1)]
     table = table1(runs_table(records))
     reported = table.set_index(["split", "model"])["paper (GEMEP, authors' report)"]
@@ -99,10 +99,10 @@ def test_confusion_counts_and_recall(records: list[dict]):
 
 
 def test_markdown_and_caption_say_what_the_data_is(records: list[dict]):
-    """Corpus, split, chance, seeds; no nan in the text."""
+    """Corpus, split, even guessing, seeds; no nan in the text."""
     text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "paper": [96.38, 98.8]}))
     assert text == "| a | b | paper |\n| --- | --- | --- |\n| 1.2 | x | 96.38 |\n|  |  | 98.8 |\n"
-    assert "toy (50 videos, 2 classes, 5 actors): made up." in caption(records) and "Chance: 50.0 %" in caption(records)
+    assert "toy (50 videos, 2 classes, 5 actors): made up." in caption(records) and "Even guessing: 50.0 %" in caption(records)
     records[0]["corpus"]["actors"] = 0
     assert "toy (50 videos, 2 classes): made up." in caption(records)
 
@@ -127,30 +127,54 @@ def test_unfinished_and_mixed_records_do_not_count(tmp_path: Path, records: list
             load_records(tmp_path)
 
 
-def test_the_figure_shows_every_run_and_chance(records: list[dict]):
-    """A dot for each run at its accuracy, the chance line where it belongs."""
+def test_the_figure_shows_every_run_and_even_guessing(records: list[dict]):
+    """A dot for each run at its accuracy, the line of even guessing where it belongs."""
     _, ax = plt.subplots()
     draw_table1(runs_table(records), ax, chance=50)
     dots = [y for dots in ax.collections if isinstance(dots, PathCollection) for _, y in dots.get_offsets()]
     assert sorted(dots) == pytest.approx([40, 50, 50, 60, 60, 70])
-    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "chance"] == [50]
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "even guessing"] == [50]
     draw_table1(runs_table(records), ax := plt.subplots()[1], chance=5.9)
-    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "chance"] == [5.9]
+    assert [line.get_ydata()[0] for line in ax.lines if line.get_label() == "even guessing"] == [5.9]
     plt.close("all")
 
 
 def test_mcnemar_is_the_exact_coin():
-    """9 to 1 of ten disagreements: 22 of 1024 outcomes; each seed's clips count, and only those that both judged."""
+    """9 to 1 of ten disagreements: 22 of 1024 outcomes; nothing judged is no disagreement."""
     one, other = record("mbmic", "by_actor", 0, 20, of=30), record("chance", "by_actor", 0, 12, of=30)
     other["validation"]["predicted"][20] = 0  # right where the other is wrong
     other["validation"]["predicted"][11] = 1
     won, lost, p = mcnemar([one, other], "mbmic", "chance", "by_actor")
     assert (won, lost, p) == (9, 1, pytest.approx(22 / 1024))
     assert mcnemar([other, one], "chance", "mbmic", "by_actor")[:2] == (1, 9)
-    again = [{**run, "experiment": run["experiment"] | {"seed": 1}} for run in (one, other)]
-    assert mcnemar([one, other, *again], "mbmic", "chance", "by_actor")[:2] == (18, 2)
-    assert mcnemar([one, other, again[0]], "mbmic", "chance", "by_actor")[:2] == (9, 1)
     assert mcnemar([one, other], "mbmic", "chance", "by_copy") == (0, 0, 1.0)
+
+
+def test_mcnemar_counts_a_clip_once_and_the_copies_of_each_seed():
+    """Judged again, a clip is no second coin: the first seed that judged it in both models counts, in any order of records."""
+
+    def under(seed: int, run: dict, **judged: list) -> dict:
+        return run | {"experiment": run["experiment"] | {"seed": seed}, "validation": run["validation"] | judged}
+
+    def counts(*runs: dict) -> tuple[int, int]:
+        return mcnemar(list(runs), "mbmic", "chance", "by_actor")[:2]
+
+    good, bad = record("mbmic", "by_actor", 0, 9), record("chance", "by_actor", 0, 5)
+    said = [run["validation"]["predicted"] for run in (bad, good)]
+    turned = [under(4, run, predicted=predicted) for run, predicted in zip((good, bad), said)]
+    assert counts(good, bad, *turned) == counts(*turned, bad, good) == (4, 0)
+    assert counts(good, *turned) == (0, 4)  # seed 0 did not judge them in both
+    fresh = [f"fresh {clip}.avi" for clip in range(10)]
+    assert counts(good, bad, *(under(4, run, **{**run["validation"], "clip": fresh}) for run in turned)) == (4, 4)
+    copies = [under(seed, run, copy=[3] * 10) for seed in (0, 4) for run in (good, bad)]
+    assert counts(*copies) == counts(good, bad, *copies[2:]) == (8, 0)
+
+
+def test_a_run_from_changed_files_says_so(records: list[dict]):
+    """Eight characters of the commit, and what stands behind the hash; a record may have none."""
+    for run, commit in zip(records, ("0123456789abcdef+changes", "0123456789abcdef", None)):
+        run["commit"] = commit
+    assert runs_table(records[:3])["commit"].tolist() == ["01234567+changes", "01234567", "none"]
 
 
 def test_paired_tests_are_paired(records: list[dict]):
