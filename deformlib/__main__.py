@@ -51,6 +51,10 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("folder", type=Path, nargs="?", default=Path("results"), help="with example-claims and others in it (%(default)s)")
     job.set_defaults(do=report)
 
+    job = jobs.add_parser("follow", help="ask trained offsets whether they follow the figures of the procedural corpus")
+    job.add_argument("folder", type=Path, help="of the study's records and weights")
+    job.set_defaults(do=follow)
+
     job = jobs.add_parser("predict", help="name the emotion in a video")
     job.add_argument("video", type=Path)
     job.add_argument("--weights", type=Path, help="a .safetensors file of a run (the newest of results/)")
@@ -204,6 +208,19 @@ def report(options: argparse.Namespace) -> None:
 
     path = write_report(options.folder)
     print(f"{path.read_text(encoding='utf-8')}\nthis page, INFO_SHEET.md and the figures in report/ are in {options.folder}")
+
+
+def follow(options: argparse.Namespace) -> None:
+    """Write offsets/follow.json of a results folder: whether the offsets of its deformable runs by actor follow the figures."""
+    from .bodies import make_corpus
+    from .claims import write_follow
+    from .corpus import Corpus
+    from .network import load_network
+
+    weights = sorted(options.folder.glob("[!.]*-deformable-by_actor-*.safetensors"))
+    print(f"{len(weights)} trained networks to ask, about a quarter of a minute each", flush=True)
+    corpus = Corpus(make_corpus(DEFAULT_CORPUS), load_network(weights[0])[0].config.size) if weights else None
+    print(f"{write_follow(options.folder, corpus)} is written; `python -m deformlib report` reads it")
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ def run(model: str, seed: int, right: int, of: int = 100, split: str = "by_actor
         "parameters": 10 if model == "plain" else 20,
         "accuracy": share,
         "validation": {
-            "clip": [f"{n}.avi" for n in range(of)],
+            "clip": [f"{seed}_{n}.avi" for n in range(of)],
             "copy": [-1] * of,
             "label": [1] * of,
             "predicted": [1] * right + [0] * (of - right),
@@ -226,6 +226,17 @@ def test_follow_json_says_what_was_asked_and_is_no_run_record(trained):
     plt.close(figure)
     with pytest.raises(ResultsError, match="holds no weights"):
         write_follow(trained[0].parent / "clips", trained[1])
+
+
+def test_the_command_line_asks_and_says_what_it_costs(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("deformlib.bodies.make_corpus", lambda folder: trained[1].folder)
+    folder = trained[0].parent
+    assert __main__.main(["follow", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 trained networks to ask, about a quarter of a minute each\n") and "follow.json is written" in said
+    assert (folder / "offsets" / "follow.json").is_file()
+    assert __main__.main(["follow", str(tmp_path)]) == 1
+    assert "holds no weights of deformable runs" in capsys.readouterr().err
 
 
 def test_the_table_of_followers_takes_means_over_seeds():
