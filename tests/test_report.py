@@ -145,6 +145,7 @@ def test_every_comparison_is_with_its_own_base(results: Path):
     assert "2 of 2 intervals leave out zero (0.10 would by chance): **nine, evenly -45.0 ± 0.0**; **defect mixed gates +15.0 ± 0.0**." in said
     assert "*The claim, words.* **A difference" in said and "deformable minus plain, by_actor, is +10.0 ± 0.0 points" in said
     assert "**Deformable is shown to be better than plain in 2 of 2 comparisons on people never seen.**" in said
+    assert "in training are shown to raise plain on 1 of 1 corpora." in said
     assert "*The claim, toy.*" in said and "better than guessing (50.0 %)" not in said.split("*The claim, toy.*")[1].split("\n")[0]
     write(results / MAIN, study((0,) * 5))
     assert "Neither is shown to be better than guessing (50.0 %)" in "\n".join(headlines(read_studies(results)))
