@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -36,12 +37,13 @@ def main(words: list[str] | None = None) -> int:
         job = jobs.add_parser(name, help=text)
         if name == "study":
             job.add_argument("name", help="classroom, table1, table2, leakage, frames, robustness, cores, defects, real or tasks")
+            job.add_argument("--models", nargs="+", help="only these of its models, as mbmic hog_klt of table2 (all)")
         job.add_argument("--corpus", type=Path, default=DEFAULT_CORPUS, help="videos or BVH files (%(default)s, made if missing)")
         job.add_argument("--recipe", help="tiny, classroom, paper, released or card (the study's own)")
         job.add_argument("--seeds", type=_count, help="runs of each kind (the study's own)")
         job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
         job.add_argument("--results", type=Path, help="folder for records and tables (results/NAME, with recipe and corpus if others)")
-        job.set_defaults(do=study, name="classroom")
+        job.set_defaults(do=study, name="classroom", models=None)
 
     job = jobs.add_parser("table", help="make the tables and figures of a results folder anew")
     job.add_argument("folder", type=Path)
@@ -108,6 +110,10 @@ def study(options: argparse.Namespace) -> None:
     if options.name not in studies:
         raise StudyError(f"There is no study {options.name!r}: take one of {', '.join(studies)} or table2.")
     chosen, folder, results = studies[options.name], options.corpus, options.results
+    if unknown := set(options.models or ()) - set(chosen.models):
+        raise StudyError(f"{options.name} has no model {min(unknown)!r}: take from {', '.join(chosen.models)}.")
+    if options.models:
+        chosen = replace(chosen, models=tuple(model for model in chosen.models if model in options.models))
     recipe = options.recipe or chosen.recipe
     if recipe not in RECIPES:
         raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")

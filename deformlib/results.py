@@ -172,12 +172,17 @@ def caption(records: list[dict]) -> str:
     corpus, recipe = records[0]["corpus"], records[0]["experiment"]["recipe"]
     seeds = sorted({record["experiment"]["seed"] for record in records})
     actors = f", {corpus['actors']} actors" if corpus["actors"] else ""
+    (usual, _), *others = Counter(record["device"] for record in records).most_common()
+    ran_on = [usual]
+    for device, _ in others:  # seconds of other machines, or of more threads, are no like for like
+        models = sorted({record["experiment"]["model"] for record in records if record["device"] == device})
+        ran_on.append(f"{device} ({', '.join(models)})")
     return (
         f"Corpus: {corpus['name']} ({corpus['videos']} videos, {len(corpus['classes'])} classes{actors}): {corpus['source']}. "
         f"Recipe: {recipe}, seeds {', '.join(map(str, seeds))}. Even guessing: {100 / len(corpus['classes']):.1f} %. "
         f"Intervals: 95 %, Student's t over runs. by_copy, split as in the released code, judges augmented copies of clips whose other "
         f"copies were trained on; by_actor and by_clip judge clips of which the network has seen none. "
-        f"Ran on: {'; '.join(sorted({record['device'] for record in records}))}."
+        f"Ran on: {'; '.join(ran_on)}."
     )
 
 # %% ../notebooks/13_results_tables.ipynb #51148fb1

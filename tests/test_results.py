@@ -105,6 +105,10 @@ def test_markdown_and_caption_say_what_the_data_is(records: list[dict]):
     assert "toy (50 videos, 2 classes, 5 actors): made up." in caption(records) and "Even guessing: 50.0 %" in caption(records)
     records[0]["corpus"]["actors"] = 0
     assert "toy (50 videos, 2 classes): made up." in caption(records)
+    usual = records[0]["device"]
+    assert caption(records).endswith(f"Ran on: {usual}.")
+    records[-1]["device"] = "a card"  # one row has run elsewhere: the caption names it
+    assert caption(records).endswith(f"Ran on: {usual}; a card ({records[-1]['experiment']['model']}).")
 
 
 def test_broken_and_missing_records_are_named(tmp_path: Path, records: list[dict]):

@@ -334,6 +334,18 @@ def test_unknown_words_are_refused(word: str, tmp_path: Path):
         run([Experiment(**good | {word: "nonsense"})], tmp_path)
 
 
+def test_a_study_can_be_asked_for_some_of_its_models(videos: Path, tmp_path: Path, capsys, monkeypatch):
+    """--models does those rows alone, and a table of them; another call adds rows; a row that the study lacks is named."""
+    monkeypatch.chdir(tmp_path)
+    words = ["study", "table2", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "1", "--results", "some", "--models"]
+    assert __main__.main([*words, "mean_frame", "chance"]) == 0
+    assert {run["experiment"]["model"] for run in load_records(tmp_path / "some")} == {"mean_frame", "chance"}
+    assert "4 runs to do, 0 done" in (said := capsys.readouterr().out) and "mean frame" in said and "not GEMEP" in said
+    assert __main__.main([*words, "plain"]) == 0 and len(load_records(tmp_path / "some")) == 6
+    assert __main__.main([*words, "mean_frame", "nonsense"]) == 1
+    assert "table2 has no model 'nonsense': take from deformable, plain, " in capsys.readouterr().err
+
+
 def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, capsys, monkeypatch):
     """reproduce, table and predict, as a user without make calls them; an unusable video is one line."""
     monkeypatch.setenv("HOME", str(tmp_path))
