@@ -218,15 +218,9 @@ def report(options: argparse.Namespace) -> None:
 
 def follow(options: argparse.Namespace) -> None:
     """Write offsets/follow.json of a results folder: whether the offsets of its deformable runs by actor follow the figures."""
-    from .bodies import make_corpus
     from .claims import write_follow
-    from .corpus import Corpus
-    from .network import load_network
 
-    weights = sorted(options.folder.glob("[!.]*-deformable-by_actor-*.safetensors"))
-    print(f"{len(weights)} trained networks to ask, about a quarter of a minute each", flush=True)
-    corpus = Corpus(make_corpus(DEFAULT_CORPUS), load_network(weights[0])[0].config.size) if weights else None
-    print(f"{write_follow(options.folder, corpus)} is written; `python -m deformlib report` reads it")
+    print(f"{write_follow(options.folder, DEFAULT_CORPUS)} is written; `python -m deformlib report` reads it")
 
 
 def predict(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .augment import load_batch
 from deformlib.bodies import (
@@ -34,6 +35,7 @@ from deformlib.bodies import (
     draw_actor,
     film_all,
     is_whole,
+    make_corpus,
     paint,
     perform,
     plan_corpus,
@@ -348,17 +350,18 @@ def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
     return rows
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #a4dfb2fb
-def write_follow(folder: str | Path, corpus: Corpus) -> Path:
+def write_follow(folder: str | Path, videos: str | Path) -> Path:
     """Ask all weights of deformable runs by actor in `folder` whether their offsets follow: `folder`/offsets/follow.json.
 
-    The file says what was asked of which data, and where: rows of `offsets_follow`, nan as null. Returns its path.
-    Raises ResultsError if there are no such weights.
+    videos: the folder of the procedural corpus, made if missing. The file says what was asked of which data, and where: rows of
+    `offsets_follow`, nan as null. Returns its path. Raises ResultsError if there are no such weights.
     """
     folder, started = Path(folder), time.perf_counter()
     found = sorted(folder.glob("[!.]*-deformable-by_actor-*.safetensors"))
     if not found:
         raise ResultsError(f"{folder} holds no weights of deformable runs by actor: run a study into it first.")
-    rows = [row for weights in found for row in offsets_follow(weights, corpus)]
+    corpus = Corpus(make_corpus(videos), load_network(found[0])[0].config.size)
+    rows = [row for weights in tqdm(found, "offsets", unit="network") for row in offsets_follow(weights, corpus)]
     rows = pd.DataFrame(rows).round(4).astype(object)
     rows = rows.where(rows.notna(), None).to_dict("records")
     recipe = found[0].name.split("-")[0]

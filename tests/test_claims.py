@@ -212,8 +212,9 @@ def test_offsets_follow_asks_three_branches_of_every_layer(trained, tmp_path):
         offsets_follow(trained[0], strangers)
 
 
-def test_follow_json_says_what_was_asked_and_is_no_run_record(trained):
-    path = write_follow(trained[0].parent, trained[1])
+def test_follow_json_says_what_was_asked_and_is_no_run_record(trained, monkeypatch):
+    monkeypatch.setattr(claims, "make_corpus", Path)
+    path = write_follow(trained[0].parent, trained[1].folder)
     stored = json.loads(path.read_text())
     assert stored["corpus"]["source"] == "procedural body videos, not GEMEP" and stored["weights"] == [trained[0].name]
     assert {"commit", "versions", "device", "seconds"} <= set(stored) and len(stored["rows"]) == 18
@@ -225,15 +226,16 @@ def test_follow_json_says_what_was_asked_and_is_no_run_record(trained):
     draw_follow(stored["rows"], axes)
     plt.close(figure)
     with pytest.raises(ResultsError, match="holds no weights"):
-        write_follow(trained[0].parent / "clips", trained[1])
+        write_follow(trained[0].parent / "clips", trained[1].folder)
 
 
-def test_the_command_line_asks_and_says_what_it_costs(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("deformlib.bodies.make_corpus", lambda folder: trained[1].folder)
+def test_the_command_line_asks_and_shows_how_far_it_is(trained, tmp_path, monkeypatch, capsys):
+    shown = []  # a bar: a network takes a quarter of a minute
+    monkeypatch.setattr(claims, "make_corpus", lambda folder: trained[1].folder)
+    monkeypatch.setattr(claims, "tqdm", lambda found, *words, **more: shown.extend(found) or found)
     folder = trained[0].parent
     assert __main__.main(["follow", str(folder)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("1 trained networks to ask, about a quarter of a minute each\n") and "follow.json is written" in said
+    assert "follow.json is written" in capsys.readouterr().out and shown == [trained[0]]
     assert (folder / "offsets" / "follow.json").is_file()
     assert __main__.main(["follow", str(tmp_path)]) == 1
     assert "holds no weights of deformable runs" in capsys.readouterr().err
