@@ -61,15 +61,15 @@ def results() -> str:
     rows = []
     for data, folder in TABLE.items():
         records = load_records(ROOT / "results" / folder)
-        runs, chance = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
+        runs, guessing = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
         for split in (split for split in ("by_copy", "by_clip", "by_actor") if split in set(runs["split"])):
-            row = {"data": data, "split": split, "chance": f"{chance:.1f}"}
+            row = {"data": data, "split": split, "even guessing": f"{guessing:.1f}"}
             both = runs[(runs["split"] == split) & runs["model"].isin(("plain", "deformable"))]  # not the rows of Table 2
             for model, found in both.groupby("model")["accuracy"]:
                 row[model] = "{:.1f} ± {:.1f}".format(*interval(found.to_numpy()))
             mean, half, seeds = difference(runs, split)
             rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(seeds)})
-    return to_markdown(pd.DataFrame(rows)[["data", "split", "chance", "plain", "deformable", "difference", "seeds"]])
+    return to_markdown(pd.DataFrame(rows)[["data", "split", "even guessing", "plain", "deformable", "difference", "seeds"]])
 
 
 def save(name: str, figure: plt.Figure) -> None:
