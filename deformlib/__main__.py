@@ -5,16 +5,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and --help need not wait
     from .corpus import Corpus
-    from .study import Experiment
+    from .study import Experiment, Fitter
 
 DEFAULT_CORPUS = Path("data/procedural")
 EXAMPLE = Path(__file__).parent.parent / "results" / "example-classroom"
@@ -26,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
     jobs = parser.add_subparsers(title="jobs", required=True)
 
     job = jobs.add_parser("corpus", help="make the procedural corpus, two of gestures, or render motion capture")
-    job.add_argument("folder", type=Path, nargs="?", default=DEFAULT_CORPUS, help="where the videos go (%(default)s)")
+    job.add_argument("folder", type=Path, nargs="?", help=f"where the videos go ({DEFAULT_CORPUS}, data/tasks, or data/NAME-videos)")
     others = job.add_mutually_exclusive_group()
     others.add_argument("--motion", type=Path, help="a folder of BVH files with a manifest.csv, to render")
     others.add_argument("--tasks", action="store_true", help="two corpora of gestures: FOLDER/words and FOLDER/styles")
@@ -59,7 +60,7 @@ def main(words: list[str] | None = None) -> int:
 
     job = jobs.add_parser("predict", help="name the emotion in a video")
     job.add_argument("video", type=Path)
-    job.add_argument("--weights", type=Path, help="a .safetensors file of a run (the newest of results/)")
+    job.add_argument("--weights", type=Path, help="a .safetensors file of a run (the newest deformable one of results/)")
     job.set_defaults(do=predict)
 
     options = parser.parse_args(words)
@@ -80,14 +81,20 @@ def make(options: argparse.Namespace) -> None:
     from .mocap import motion_corpus
 
     if options.motion:
-        motion_corpus(options.motion, options.folder)
+        folder = motion_corpus(options.motion, options.folder or rendered(options.motion))
     elif options.tasks:  # claims draws results with pandas, which takes its time to import
         from .claims import film_tasks
 
-        film_tasks(options.folder, seed=options.seed)
+        folder = options.folder or Path("data/tasks")
+        film_tasks(folder, seed=options.seed)
     else:
-        make_corpus(options.folder, seed=options.seed)
-    print(f"the videos and manifest.csv are in {options.folder}")
+        folder = make_corpus(options.folder or DEFAULT_CORPUS, seed=options.seed)
+    print(f"the videos and manifest.csv are in {folder}")
+
+
+def rendered(motion: Path) -> Path:
+    """Where the videos of a folder of motion capture go."""
+    return Path("data") / f"{motion.resolve().name}-videos"
 
 
 def study(options: argparse.Namespace) -> None:
@@ -97,8 +104,8 @@ def study(options: argparse.Namespace) -> None:
     from .bodies import make_corpus
     from .corpus import Corpus
     from .mocap import has_motion, motion_corpus
-    from .results import write_tables
-    from .study import FITTERS, RECIPES, STUDIES, StudyError, run
+    from .results import load_records, write_tables
+    from .study import FITTERS, RECIPES, STUDIES, NetworkFitter, StudyError, run
     from .training import processes
 
     studies, fitters = dict(STUDIES), dict(FITTERS)
@@ -128,17 +135,26 @@ def study(options: argparse.Namespace) -> None:
         results = Path("results") / "-".join([options.name, *others])
     network, state = RECIPES[recipe].network, processes()
     with state.main_process_first():  # the others find the videos made and decoded
-        if folder == DEFAULT_CORPUS:
+        if folder == DEFAULT_CORPUS and not (folder / "manifest.csv").exists():  # one of another seed stays
             make_corpus(folder)
         elif has_motion(folder):
-            folder = motion_corpus(folder, Path("data") / f"{folder.resolve().name}-videos")
+            folder = motion_corpus(folder, rendered(folder))
         corpus = Corpus(folder, network.size, network.in_channels == 3)
     experiments = chosen.experiments(corpus, options.seeds and range(options.seeds), recipe)
+    if any(results.glob("[!.]*.json")):  # refused before anything is trained, not when it comes to the table
+        known = load_records(results)[0]
+        if (known["corpus"]["key"], known["experiment"]["recipe"]) != (corpus.key, recipe):
+            raise StudyError(
+                f"{results} holds records of {known['corpus']['name']}, recipe {known['experiment']['recipe']}: "
+                "name another folder with --results."
+            )
     alone = torch.cuda.is_available() or state.num_processes > 1
     workers = options.workers or (1 if alone else min(4, os.cpu_count() or 1))
     if state.is_main_process:
-        print(f"{options.name}: {chosen.question}\nA run of {recipe} needs {RECIPES[recipe].needs}.")
-        print(cost(experiments, results, corpus, workers), flush=True)
+        print(f"{options.name}: {chosen.question}")
+        if any(isinstance(fitters[experiment.model], NetworkFitter) for experiment in experiments):
+            print(f"A run of {recipe} needs {RECIPES[recipe].needs}.")
+        print(cost(experiments, results, corpus, fitters, workers), flush=True)
     run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
     state.wait_for_everyone()
     state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
@@ -147,7 +163,9 @@ def study(options: argparse.Namespace) -> None:
         print(f"\n{tables(results)}\nrecords, weights, tables and figures are in {results}")
 
 
-def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", workers: int = 1) -> str:
+def cost(
+    experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", fitters: Mapping[str, "Fitter"], workers: int = 1
+) -> str:
     """What the runs without a record will take, in words: from records in `folder` and beside it, else from arithmetic."""
     from .study import machine
 
@@ -161,16 +179,17 @@ def cost(experiments: Sequence["Experiment"], folder: Path, corpus: "Corpus", wo
             done = json.loads(path.read_text(encoding="utf-8"))
             if done["device"].partition(", threads")[0] == here:
                 seconds.setdefault(done["experiment"]["model"], []).append(float(done["seconds"]))
-    if not seconds:
-        minutes = len(missing) * arithmetic_seconds(missing[0], corpus) / workers / 60
-        return f"{said}: {max(1, round(minutes))} min for the bare arithmetic; no run of this recipe is recorded here yet"
-    runs = [value for values in seconds.values() for value in values]
-    minutes = sum(median(seconds.get(experiment.model, runs)) for experiment in missing) / workers / 60
-    return f"{said}: about {max(1, round(minutes))} min, going by {len(runs)} earlier runs of this recipe"
+    if seconds:
+        runs = [value for values in seconds.values() for value in values]
+        minutes = sum(median(seconds.get(experiment.model, runs)) for experiment in missing) / workers / 60
+        return f"{said}: about {max(1, round(minutes))} min, going by {len(runs)} earlier runs of this recipe"
+    minutes = arithmetic_seconds(missing, corpus, fitters) / workers / 60
+    floor = f"{max(1, round(minutes))} min for the bare arithmetic" if minutes else "none trains a network"
+    return f"{said}: {floor}; no run of this recipe is recorded here yet"
 
 
-def arithmetic_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
-    """Seconds that the arithmetic of a run takes at the rate of matrix products here, in the precision that `fit` chooses.
+def arithmetic_seconds(experiments: Sequence["Experiment"], corpus: "Corpus", fitters: Mapping[str, "Fitter"]) -> float:
+    """Seconds of the networks' arithmetic at the rate of matrix products here, in the precision that `fit` chooses.
 
     Three forward passes for each training clip, one forwards and two for the gradients; a multiply-add counts once. Only
     the convolution of chapter 05, which saves multiplications on a CPU, can be faster.
@@ -178,7 +197,7 @@ def arithmetic_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
     import torch
 
     from .network import multiply_adds
-    from .study import FITTERS, RECIPES, make_split
+    from .study import RECIPES, NetworkFitter, make_split
     from .training import precision
 
     dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision()]
@@ -190,9 +209,17 @@ def arithmetic_seconds(experiment: "Experiment", corpus: "Corpus") -> float:
             product = product @ matrix
         product.sum().item()  # a GPU has finished only now
         rate = products * size**3 / (time.perf_counter() - started)
-    training = RECIPES[experiment.recipe].training
-    clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
-    return 3 * multiply_adds(FITTERS["deformable"].network(experiment, len(corpus.classes))) * clips / rate
+
+    @cache
+    def work(model: str, split: str) -> float:
+        experiment = next(each for each in experiments if (each.model, each.split) == (model, split))
+        if not isinstance(fitters[model], NetworkFitter):
+            return 0.0
+        training = RECIPES[experiment.recipe].training
+        clips = training.epochs * training.steps(make_split(experiment, corpus)) * training.batch
+        return 3 * multiply_adds(fitters[model].network(experiment, len(corpus.classes))) * clips
+
+    return sum(work(experiment.model, experiment.split) for experiment in experiments) / rate
 
 
 def table(options: argparse.Namespace) -> None:
@@ -231,7 +258,7 @@ def predict(options: argparse.Namespace) -> None:
     from .network import NetworkError, load_network
 
     found = sorted(Path("results").glob("*/[!.]*deformable*.safetensors"), key=lambda path: path.stat().st_mtime)
-    weights = options.weights or (found or sorted(EXAMPLE.glob("*.safetensors")) or [None])[-1]
+    weights = options.weights or (found or sorted(EXAMPLE.glob("*deformable*.safetensors")) or [None])[-1]
     if weights is None:
         raise NetworkError("No trained network here: run `make reproduce` first, or name a file with --weights.")
     net, classes = load_network(weights)

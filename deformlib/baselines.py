@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZE', 'LENGTH', 'THRESHOLD', 'CORNERS', 'PATCH', 'HOG', 'COPIES', 'FEATURES', 'CLASSIFIERS', 'BASELINES', 'SOURCES',
            'TABLE2', 'gray_clip', 'differences', 'block_codes', 'track', 'orientations', 'hog_klt', 'mean_frame',
-           'draw_copies', 'features', 'SupportNeighbors', 'votes', 'kept', 'ClassicFitter', 'FrameNet',
+           'draw_copies', 'source_hash', 'features', 'SupportNeighbors', 'votes', 'kept', 'ClassicFitter', 'FrameNet',
            'BidirectionalNet', 'r2plus1d', 'frame_accuracy', 'Source']
 
 # %% ../notebooks/12_older_methods.ipynb #81cace80
@@ -128,7 +128,7 @@ def hog_klt(clip: np.ndarray) -> np.ndarray:
             row[:] = (*orientations(difference, ends).mean(0), *shifts)
     return np.concatenate([rows.mean(0), rows.std(0)])[None]
 
-
+# %% ../notebooks/12_older_methods.ipynb #cc2c6abe
 def mean_frame(clip: np.ndarray) -> np.ndarray:
     """The average picture of a clip, uint8 [T, H, W] -> float32 [1, 784]: no movement, only where the body was."""
     return cv2.resize(clip.mean(0, dtype=np.float32), (28, 28), interpolation=cv2.INTER_AREA).reshape(1, -1)
@@ -159,6 +159,15 @@ def _at_size(folder: Path, cache: Path, key: str) -> Corpus:
     return Corpus(folder, SIZE, cache=cache)
 
 
+def source_hash(name: str) -> str:
+    """A hash of what makes FEATURES[name]: its source, that of this chapter's functions which it may call, their constants."""
+    feature = FEATURES[name]
+    parts = feature.func if isinstance(feature, partial) else feature, gray_clip, differences, track, orientations
+    code = [*map(getsource, parts), getattr(feature, "args", ()), getattr(feature, "keywords", {})]
+    words = code, SIZE, LENGTH, THRESHOLD, CORNERS, PATCH, HOG
+    return hashlib.blake2b(repr(words).encode(), digest_size=8).hexdigest()
+
+
 def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """FEATURES[name] of (clip, copy) pairs [N, 2] -> ([N, rows, D], seconds), from the corpus' cache if it has them.
 
@@ -166,17 +175,7 @@ def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[n
     features took when they were made, reading the videos not included.
     """
     corpus, feature = _at_size(corpus.folder, corpus.cache, corpus.key), FEATURES[name]
-    parts = (
-        feature.func if isinstance(feature, partial) else feature,
-        gray_clip,
-        differences,
-        track,
-        orientations,
-        hog_klt,
-    )
-    code = [*map(getsource, parts), getattr(feature, "args", ()), getattr(feature, "keywords", {})]
-    numbers = SIZE, LENGTH, THRESHOLD, CORNERS, PATCH, HOG
-    words = corpus.key, seed, cv2.__version__, code, numbers, pairs.tolist()
+    words = corpus.key, seed, cv2.__version__, source_hash(name), pairs.tolist()
     file = corpus.cache / f"features-{hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()}.npz"
     try:
         with np.load(file) as stored:
@@ -244,10 +243,11 @@ class ClassicFitter:
     classifier: str
 
     def settings(self, experiment: Experiment, corpus: Corpus, split: Split) -> dict:
-        """What fixes the result of a run: feature, classifier with its options, and a hash of the pairs."""
+        """What fixes the result of a run: feature and its code, classifier with its options, and a hash of the pairs."""
         pairs = draw_copies(split, experiment.seed).tobytes() + split.val.tobytes()
         return {
             "feature": self.feature,
+            "code": self.feature and source_hash(self.feature),
             "classifier": " ".join(repr(CLASSIFIERS[self.classifier](experiment.seed)).split()),
             "copies": COPIES,
             "clip": [LENGTH, SIZE, SIZE],
@@ -406,7 +406,9 @@ SOURCES = {
     "conv3d_convlstm": Source(
         "3DCNN + ConvLSTM", "[16] Zhang et al. 2017", "public code", "both backward layers run backward"
     ),
-    "conv3d": Source("3D CNN alone", "[9]", "3D convolutions", "ours without its ConvLSTM layers"),
+    "conv3d": Source(
+        "3D CNN alone", "[9]", "3D convolutions", "ours without its ConvLSTM layers; its 2D part reads all 3D channels"
+    ),
     "r2plus1d": Source("R(2+1)D-18", "Tran et al. 2018", "torchvision", "gray, from scratch"),
     "mean_frame": Source("mean frame", "none: a floor", "", "average picture, logistic regression"),
     "chance": Source("chance", "none: a floor", "", "says the commonest training class"),

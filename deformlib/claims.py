@@ -360,7 +360,9 @@ def write_follow(folder: str | Path, videos: str | Path) -> Path:
     found = sorted(folder.glob("[!.]*-deformable-by_actor-*.safetensors"))
     if not found:
         raise ResultsError(f"{folder} holds no weights of deformable runs by actor: run a study into it first.")
-    corpus = Corpus(make_corpus(videos), load_network(found[0])[0].config.size)
+    if not (Path(videos) / "manifest.csv").exists():
+        make_corpus(videos)
+    corpus = Corpus(videos, load_network(found[0])[0].config.size)
     rows = [row for weights in tqdm(found, "offsets", unit="network") for row in offsets_follow(weights, corpus)]
     rows = pd.DataFrame(rows).round(4).astype(object)
     rows = rows.where(rows.notna(), None).to_dict("records")

@@ -184,9 +184,9 @@ def split_table(studies: dict[str, list[dict]]) -> pd.DataFrame:
                 means = [spread(chosen.loc[chosen["model"] == model, "accuracy"]) for model in COLORS]
                 clips, gain = chosen.groupby("seed")["judged"].first().sum(), spread(differences(runs, split), "+")
                 p = np.nan if split != "by_actor" else mcnemar(records, "deformable", "plain", split)[2]
-                chance = 100 / len(corpus["classes"])
-                rows.append((escaped(corpus["name"]), chance, split, *means, gain, clips, p))
-    columns = ["corpus", "chance", "split", *COLORS, "deformable - plain", "judged", "p (McNemar)"]
+                guessing = 100 / len(corpus["classes"])
+                rows.append((escaped(corpus["name"]), guessing, split, *means, gain, clips, p))
+    columns = ["corpus", "even guessing", "split", *COLORS, "deformable - plain", "judged", "p (McNemar)"]
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../notebooks/16_the_report.ipynb #550e731d
@@ -253,21 +253,24 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
             claims.append(f"{part.folder}: not run.")
             continue
         runs = runs_table(studies[part.folder])
-        corpus, chance = escaped(runs["corpus"].iloc[0]), 100 / len(studies[part.folder][0]["corpus"]["classes"])
+        corpus, guessing = escaped(runs["corpus"].iloc[0]), 100 / len(studies[part.folder][0]["corpus"]["classes"])
         p, what = mcnemar(studies[part.folder], "deformable", "plain", CLEAN)[2], f"deformable minus plain, {CLEAN},"
         gains.append(differences(runs, CLEAN))
         said = headline(gains[-1], what, p)
         clean = runs[(runs["split"] == CLEAN) & runs["model"].isin(COLORS)].groupby("model")["accuracy"].apply(interval)
-        if said.startswith("**No difference") and all(mean - half <= chance for mean, half in clean):
-            said += f" Neither is shown to be better than guessing ({chance:.1f} %), so nothing is tested."
+        if said.startswith("**No difference") and all(mean - half <= guessing for mean, half in clean):
+            said += f" Neither is shown to be better than guessing ({guessing:.1f} %), so nothing is tested."
         claims.append(f"*The claim, {corpus}.* {said}")
         if part.study == "leakage":  # two splits of a model, as if two models
             swapped = runs.rename(columns={"model": "split", "split": "model"})
-            leaks.append(differences(swapped, "plain", "by_copy", CLEAN))
-            splits.append(f"*The split, {corpus}.* {headline(leaks[-1], f'plain, by_copy minus {CLEAN},')}")
+            other = (
+                "by_clip" if "by_clip" in set(runs["split"]) else CLEAN
+            )  # only the clips are new, if there are such runs
+            leaks.append(differences(swapped, "plain", "by_copy", other))
+            splits.append(f"*The split, {corpus}.* {headline(leaks[-1], f'plain, by_copy minus {other},')}")
 
     def above(found: list[np.ndarray]) -> str:
-        ends = [mean - half for mean, half in (interval(pairs) for pairs in found if len(pairs) > 1)]
+        ends = [mean - WIDER * half for mean, half in (interval(pairs) for pairs in found if len(pairs) > 1)]
         return f"{sum(end > 0 for end in ends)} of {len(ends)}"
 
     first = f"**Deformable is shown to be better than plain in {above(gains)} comparisons on people never seen.** "
@@ -416,7 +419,9 @@ def follow(folder: Path) -> str:
         }:
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise ResultsError(f"{path} is damaged: write it again (python -m deformlib follow).") from None
+        raise ResultsError(
+            f"{path} is damaged: write it again (python -m deformlib follow {path.parents[1]})."
+        ) from None
     wide = rows.pivot(index=["truth", "layer", "seed"], columns="branch", values="particular")
     learned = (wide["trained"] - wide["random"]).dropna().groupby(["truth", "layer"])
     learned = {f"{truth}, layer {layer}": interval(pairs) for (truth, layer), pairs in learned}

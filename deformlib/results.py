@@ -190,6 +190,8 @@ def texts(table: pd.DataFrame) -> list[list[str]]:
     """Heads and cells: our numbers with one decimal, p values with three, the paper's as printed, nothing for nan."""
 
     def text(value: object, column: str) -> str:
+        if column.startswith("p ") and value < 0.0005:
+            return "<0.001"
         form = "g" if column.startswith("paper") else ".3f" if column.startswith("p ") else ".1f"
         return "" if pd.isna(value) else f"{value:{form}}" if isinstance(value, float) else str(value)
 
@@ -202,13 +204,16 @@ def to_markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines]) + "\n"
 
 
-def to_latex(table: pd.DataFrame) -> str:
-    """The same as a LaTeX tabular, which needs no package."""
-    head, *lines = (re.sub(r"([%&_#$])", r"\\\1", "\0".join(line)).replace("±", r"$\pm$") for line in texts(table))
-    rows = [line.replace("\0", " & ") + r" \\" for line in (head, *lines)]
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{'l' * table.shape[1]}}}", rows[0], r"\hline", *rows[1:], r"\end{tabular}", ""]
-    )
+def to_latex(table: pd.DataFrame, caption: str = "") -> str:
+    """The same as a LaTeX tabular, which needs no package, and below it the caption, set small."""
+
+    def escaped(text: str) -> str:
+        return re.sub(r"([%&_#$])", r"\\\1", text).replace("±", r"$\pm$").replace("<", "$<$")
+
+    head, *lines = (" & ".join(map(escaped, line)) + r" \\" for line in texts(table))
+    below = [rf"\par\smallskip{{\footnotesize {escaped(caption)}\par}}"] if caption else []
+    columns = "l" * table.shape[1]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", head, r"\hline", *lines, r"\end{tabular}", *below, ""])
 
 # %% ../notebooks/13_results_tables.ipynb #06dee495
 COLORS = {"plain": "tab:blue", "deformable": "tab:orange"}
@@ -240,11 +245,11 @@ def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
 REMARKS = (
     f"The column of the paper is for GEMEP, as its authors report it; other GEMEP papers of the group behind [10] to [13] "
     f"use five emotions, not 17, and 96.38 % is no whole number of 1810 clips. Networks train on new copies in each "
-    f"step; the classic rows on {COPIES} copies of each training clip, {LENGTH} frames of {SIZE} pixels, so under "
-    f"by_copy a judged copy has fewer sisters in their training. Their parameters are the numbers that the classifier "
-    f"keeps, of a forest its nodes. Parameters are the largest number over the runs and corpora of a row, seconds the "
-    f"smallest: the quickest run is the one that other work disturbed least. Seconds: training with its features. "
-    f"Multiply-adds: of one clip."
+    f"step, of the recipe's size; the classic rows on {COPIES} copies of each training clip, {LENGTH} frames of {SIZE} "
+    f"pixels, so under by_copy a judged copy has fewer sisters in their training. Their parameters are the numbers that "
+    f"the classifier keeps, of a forest its nodes. Parameters are the largest number over the runs and corpora of a row, "
+    f"seconds the smallest: the quickest run is the one that other work disturbed least. Seconds: training with its "
+    f"features, for which each core has a thread. Multiply-adds: of one clip."
 )
 
 
@@ -365,21 +370,23 @@ def draw_confusion(counts: np.ndarray, classes: list[str], ax: plt.Axes) -> plt.
 def write_tables(folder: str | Path) -> pd.DataFrame:
     """Make the tables and figures of a results folder from its records, and return Table 1.
 
-    table1 (md, csv, png), recall.csv and confusion.png are of the plain and the deformable model. table2 (md, csv, tex, png) has
+    table1 (md, csv, tex, png), recall.csv and confusion.png are of the plain and the deformable model. table2 (md, csv, tex, png) has
     every model, and is made where there are others.
     """
     folder = Path(folder)
     records = load_records(folder)
     runs, classes, head = runs_table(records), records[0]["corpus"]["classes"], caption(records)
     table, models = table1(runs), set(runs["model"])
-    source = {"corpus": records[0]["corpus"]["name"], "recipe": records[0]["experiment"]["recipe"]}
-    title = f"{source['corpus']}, {source['recipe']} recipe: {records[0]['corpus']['source']}"
+    corpus, recipe = records[0]["corpus"], records[0]["experiment"]["recipe"]
+    source = {"corpus": corpus["name"], "recipe": recipe, "data": corpus["source"]}
+    title = f"{corpus['name']}, {recipe} recipe: {corpus['source']}"
     found = {}
     if models & set(TITLES):
         kinds = [(split, model) for split in sorted(runs["split"].unique()) for model in TITLES if model in models]
         counts = {(split, model): confusion(records, model, split) for split, model in kinds}
         recalls = [recall(counts[kind], classes).assign(**source, split=kind[0], model=kind[1]) for kind in kinds]
         found["table1.md"] = f"{head}\n\n{to_markdown(table)}"
+        found["table1.tex"] = to_latex(table, head)
         found["table1.csv"] = table.assign(**source).to_csv(index=False)
         found["recall.csv"] = pd.concat(recalls).to_csv(index=False)
         figure, ax = plt.subplots(figsize=(8, 4), dpi=100, layout="constrained")
@@ -398,13 +405,17 @@ def write_tables(folder: str | Path) -> pd.DataFrame:
             next(model for model in ("deformable", "mean_frame", *sorted(models)) if model in models),
         )
         remarks, wide = REMARKS if models & set(BASELINES) else "", side_by_side(every)
-        tests = to_markdown(paired_tests(records, base))
-        counted = "McNemar's counts a clip once, for the first seed that judged it, and copies get no p."
+        pairs = paired_tests(records, base)
+        counted = (
+            "McNemar's counts a clip once, for the first seed that judged it, and copies get no p. Runs share training "
+            "clips (and by_copy judged ones), so intervals are too narrow and p (t) too small; no p is corrected for the "
+            f"number of tests, {len(pairs)} here."
+        )
         found["table2.md"] = (
-            f"{head} {remarks}\n\n{to_markdown(wide)}\nPaired tests against {base}. {counted}\n\n{tests}"
+            f"{head} {remarks}\n\n{to_markdown(wide)}\nPaired tests against {base}. {counted}\n\n{to_markdown(pairs)}"
         )
         found["table2.csv"] = every.assign(**source).to_csv(index=False)
-        found["table2.tex"] = f"% {head} {remarks}\n{to_latex(wide)}"
+        found["table2.tex"] = to_latex(wide, f"{head} {remarks}")
         splits = list(every.groupby("split"))
         figure, axes = plt.subplots(
             1, len(splits), figsize=(6.5 * len(splits), 5), dpi=90, layout="constrained", squeeze=False

@@ -34,7 +34,8 @@ from tqdm import tqdm
 import deformlib
 from .augment import warp
 from .bodies import replacing
-from .corpus import Corpus, Split, by_actor, by_clip, by_copy
+from .corpus import Corpus, CorpusError, Split, by_actor, by_clip, by_copy
+from .frames import VideoError
 from deformlib.network import (
     DEFECTS,
     NetworkConfig,
@@ -283,7 +284,8 @@ FITTERS: dict[str, Fitter] = {
 class Study:
     """A question, and the runs that answer it: each model under each split, for each seed.
 
-    splits: "clean" is by_actor where the corpus says who acts, else by_clip. recipe, seeds: unless others are asked for.
+    splits: "clean" is by_actor where the corpus says who acts, else by_clip, and then none is by_actor. recipe, seeds:
+    unless others are asked for.
     warped: judge each run on warped clips as well.
     """
 
@@ -303,13 +305,14 @@ class Study:
         """
         actors = {video.actor for video in corpus.videos}
         clean = "by_clip" if None in actors or len(actors) < 2 else "by_actor"
+        splits = dict.fromkeys(clean if split in ("clean", "by_actor") else split for split in self.splits)  # each once
         seeds = range(self.seeds) if seeds is None else seeds
         if not seeds:
             raise StudyError("A study needs at least one seed.")
         return [
-            Experiment(str(corpus.folder), clean if split == "clean" else split, model, seed, recipe or self.recipe)
+            Experiment(str(corpus.folder), split, model, seed, recipe or self.recipe)
             for seed in seeds
-            for split in self.splits
+            for split in splits
             for model in self.models
         ]
 
@@ -358,7 +361,7 @@ def source(corpus: Corpus) -> str:
 def machine() -> dict:
     """Where a run happens: device, cores, Python and the versions of the packages that make numbers."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "accelerate")
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "scikit-learn", "accelerate")
     versions = {package: None for package in packages}
     for package in packages:
         with suppress(ModuleNotFoundError):  # Colab carries OpenCV under another name
@@ -474,23 +477,26 @@ def run(
 # %% ../notebooks/11_full_gpu_training.ipynb #237b9390
 def _share(workers: int, *words) -> None:
     """Let processes do the list together, and wait for all of them."""
-    kept, processes = os.environ.copy(), []
+    kept, processes, context = os.environ.copy(), [], multiprocessing.get_context("spawn")
+    refusals = context.SimpleQueue()
     for worker in range(workers):
         os.environ.update(OMP_NUM_THREADS="1", TQDM_POSITION=str(worker))  # a process reads these when it starts
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=words, daemon=True)
+        process = context.Process(target=_work, args=(refusals, *words), daemon=True)
         process.start()
         processes.append(process)
     os.environ.clear()
     os.environ.update(kept)
     for process in processes:
         process.join()
+    if not refusals.empty():
+        raise StudyError(refusals.get())
     if any(process.exitcode for process in processes):
         raise StudyError(
             f"A worker ended before its runs were done (see above); call again, or with fewer than {workers} workers."
         )
 
 # %% ../notebooks/11_full_gpu_training.ipynb #1262658f
-def _work(experiments, folder, cache, fitters, warped) -> None:
+def _work(refusals, experiments, folder, cache, fitters, warped) -> None:
     """What one worker does: all runs it can get; and it ends when the process that started it ends."""
 
     def follow() -> None:
@@ -502,33 +508,35 @@ def _work(experiments, folder, cache, fitters, warped) -> None:
         run(experiments, folder, cache, 1, fitters, warped)
     except KeyboardInterrupt:
         pass  # the parent says it
+    except (CorpusError, StudyError, TrainingError, VideoError) as error:
+        refusals.put(str(error))  # one sentence, not a traceback from each worker
 
 # %% ../notebooks/11_full_gpu_training.ipynb #77f6126f
-def completed(settings: dict) -> dict:
-    """Settings of a record, with the defaults of those options that its version did not know yet."""
+def completed(settings: dict, now: dict) -> dict:
+    """Settings of a record, with the defaults of those options that its version did not know yet, of new settings those of `now`."""
     defaults = {"network": asdict(NetworkConfig()), "training": asdict(TrainConfig(epochs=1))}
     defaults = json.loads(json.dumps(defaults))  # as it comes back from a file: lists for tuples
-    return settings | {name: known | settings[name] for name, known in defaults.items() if name in settings}
+    return now | settings | {name: known | settings[name] for name, known in defaults.items() if name in settings}
 
 # %% ../notebooks/11_full_gpu_training.ipynb #64473e92
 def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitter, warped: bool) -> dict:
     """The record of an experiment, made if it is missing; InUseError if another process is making it."""
     path, split = folder / f"{experiment.name}.json", make_split(experiment, corpus)
-    lock, state = folder / f".{experiment.name}.lock", processes()
+    lock, state, wanted = folder / f".{experiment.name}.lock", processes(), fitter.settings(experiment, corpus, split)
 
     def finished() -> dict | None:
         if not path.exists():
             return None
         try:
             done = json.loads(path.read_text(encoding="utf-8"))
-            key, known = done["corpus"]["key"], completed(done["settings"])
+            key, known = done["corpus"]["key"], completed(done["settings"], wanted)
         except (ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{path}: no whole record ({error}); delete it, and the run is done again.") from None
         if key != corpus.key:
             raise StudyError(
                 f"{path}: a record from another corpus or an older state of it; delete it or name another folder."
             )
-        if known != fitter.settings(experiment, corpus, split):
+        if known != wanted:
             raise StudyError(
                 f"{path}: a record of the same name with other settings; delete it or name another folder."
             )
@@ -543,7 +551,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, fitter: Fitte
         done = _agreed(lambda: finished() or stack.enter_context(held(lock)) or finished())
         if done is None:
             outcome = fitter(experiment, corpus, split, folder / experiment.name)
-            done = record(experiment, corpus, split, fitter.settings(experiment, corpus, split), outcome)
+            done = record(experiment, corpus, split, wanted, outcome)
             if warped and outcome.judge:
                 done["robustness"] = robustness(outcome.judge, corpus.labels[split.val[:, 0]])
             if state.is_main_process:

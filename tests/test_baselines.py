@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 
+import json
 import numpy as np
 import pytest
 import torch
@@ -203,6 +204,21 @@ def test_classic_records_of_other_settings_are_refused(corpus: Corpus, tmp_path:
     monkeypatch.setattr(baselines, "COPIES", 2)
     with refused:
         run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+    monkeypatch.undo()
+
+
+def test_a_changed_feature_is_not_given_the_old_result(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another threshold or another function changes the hash that the record keeps; a record from before the hash is taken."""
+    experiment = Experiment(str(corpus.folder), "by_actor", "mean_frame", 0, "tiny")
+    (record,) = run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+    for name, value in (("THRESHOLD", 30), ("FEATURES", baselines.FEATURES | {"mean_frame": baselines.block_codes})):
+        with monkeypatch.context() as changed, pytest.raises(StudyError, match="with other settings"):
+            changed.setattr(baselines, name, value)
+            run([experiment], tmp_path, corpus.cache, fitters=BASELINES)
+    path = tmp_path / "tiny-mean_frame-by_actor-0.json"
+    del record["settings"]["code"]
+    path.write_text(json.dumps(record))
+    assert run([experiment], tmp_path, corpus.cache, fitters=BASELINES) == [record]
 
 
 def test_network_rows_say_which_network(corpus: Corpus):

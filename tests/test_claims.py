@@ -212,8 +212,7 @@ def test_offsets_follow_asks_three_branches_of_every_layer(trained, tmp_path):
         offsets_follow(trained[0], strangers)
 
 
-def test_follow_json_says_what_was_asked_and_is_no_run_record(trained, monkeypatch):
-    monkeypatch.setattr(claims, "make_corpus", Path)
+def test_follow_json_says_what_was_asked_and_is_no_run_record(trained):
     path = write_follow(trained[0].parent, trained[1].folder)
     stored = json.loads(path.read_text())
     assert stored["corpus"]["source"] == "procedural body videos, not GEMEP" and stored["weights"] == [trained[0].name]
@@ -231,7 +230,7 @@ def test_follow_json_says_what_was_asked_and_is_no_run_record(trained, monkeypat
 
 def test_the_command_line_asks_and_shows_how_far_it_is(trained, tmp_path, monkeypatch, capsys):
     shown = []  # a bar: a network takes a quarter of a minute
-    monkeypatch.setattr(claims, "make_corpus", lambda folder: trained[1].folder)
+    monkeypatch.setattr("deformlib.__main__.DEFAULT_CORPUS", trained[1].folder)  # there, so it is not made anew
     monkeypatch.setattr(claims, "tqdm", lambda found, *words, **more: shown.extend(found) or found)
     folder = trained[0].parent
     assert __main__.main(["follow", str(folder)]) == 0

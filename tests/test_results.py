@@ -102,6 +102,7 @@ def test_markdown_and_caption_say_what_the_data_is(records: list[dict]):
     """Corpus, split, even guessing, seeds; no nan in the text."""
     text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "paper": [96.38, 98.8]}))
     assert text == "| a | b | paper |\n| --- | --- | --- |\n| 1.2 | x | 96.38 |\n|  |  | 98.8 |\n"
+    assert to_markdown(pd.DataFrame({"p (t)": [0.0004, 0.0006]})).endswith("| <0.001 |\n| 0.001 |\n")
     assert "toy (50 videos, 2 classes, 5 actors): made up." in caption(records) and "Even guessing: 50.0 %" in caption(records)
     records[0]["corpus"]["actors"] = 0
     assert "toy (50 videos, 2 classes): made up." in caption(records)
@@ -252,9 +253,11 @@ def test_a_folder_gets_the_tables_that_its_records_allow(tmp_path: Path, rows: l
             (tmp_path / kind / f"{number}.json").write_text(json.dumps(run))
         write_tables(tmp_path / kind)
         files = {path.name for path in (tmp_path / kind).iterdir() if path.suffix != ".json"}
-        first = {"table1.md", "table1.csv", "table1.png", "recall.csv", "confusion.png"}
+        first = {"table1.md", "table1.csv", "table1.tex", "table1.png", "recall.csv", "confusion.png"}
         second = {"table2.md", "table2.csv", "table2.tex", "table2.png"}
         assert files == (set() if kind == "classic" else first) | (set() if kind == "both" else second)
+        for path in (tmp_path / kind).glob("table*"):  # no table without the name of its data
+            assert path.suffix == ".png" or "made up" in path.read_text(), path
         if kind != "both":
             text = (tmp_path / kind / "table2.md").read_text()
             assert ("five emotions, not 17" in text) == (kind != "ablation")

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from deformlib import __main__, study
+from deformlib.baselines import BASELINES, TABLE2
 from deformlib.corpus import Corpus, Split
 from deformlib.network import VideoNet
 from deformlib.results import load_records, runs_table
@@ -63,6 +64,9 @@ def test_without_actors_the_clean_split_is_by_clip(videos: Path, corpus: Corpus,
         shutil.copy(path, folder)
     nameless = Corpus(folder, size=32, cache=corpus.cache)
     assert {e.split for e in CLASSROOM.experiments(nameless, seeds=(0,))} == {"by_clip", "by_copy"}
+    leakage = study.STUDIES["leakage"]
+    assert [e.split for e in leakage.experiments(nameless, (0,)) if e.model == "plain"] == ["by_copy", "by_clip"]
+    assert [e.split for e in leakage.experiments(corpus, (0,)) if e.model == "plain"] == ["by_copy", "by_clip", "by_actor"]
     assert len(nameless.classes) == 17 and set(nameless.labels) == {3, 10, 16}
 
 
@@ -258,23 +262,35 @@ def test_a_run_in_other_hands_is_left_to_them(corpus: Corpus, tmp_path: Path, ca
 def test_the_cost_is_said_from_earlier_runs_else_from_arithmetic(finished: Path, corpus: Corpus, tmp_path: Path):
     """Earlier runs on this kind of device count, by model; without any, the arithmetic is a floor."""
     experiments = CLASSROOM.experiments(corpus, seeds=range(5), recipe="tiny")
-    said = __main__.cost(experiments, tmp_path / "new", corpus)
+    said = __main__.cost(experiments, tmp_path / "new", corpus, FITTERS)
     assert said.startswith("20 runs to do, 0 done: 1 min for the bare arithmetic; no run")
     (tmp_path / "old").mkdir()
     for path in finished.glob("*.json"):
         record = json.loads(path.read_text()) | {"seconds": 120 if "plain" in path.name else 240}
         (tmp_path / "old" / path.name).write_text(json.dumps(record))
-    assert __main__.cost(experiments, tmp_path / "new", corpus) == "20 runs to do, 0 done: about 60 min, going by 8 earlier runs of this recipe"
-    assert __main__.cost(experiments, tmp_path / "old", corpus, workers=2).startswith("12 runs to do, 8 done: about 18 min")
-    assert __main__.cost(experiments[:8], tmp_path / "old", corpus) == "0 runs to do, 8 done"
-    assert 0 < __main__.arithmetic_seconds(experiments[0], corpus) < 5
+    assert __main__.cost(experiments, tmp_path / "new", corpus, FITTERS) == "20 runs to do, 0 done: about 60 min, going by 8 earlier runs of this recipe"
+    assert __main__.cost(experiments, tmp_path / "old", corpus, FITTERS, workers=2).startswith("12 runs to do, 8 done: about 18 min")
+    assert __main__.cost(experiments[:8], tmp_path / "old", corpus, FITTERS) == "0 runs to do, 8 done"
+    seconds = [__main__.arithmetic_seconds(experiments[:n], corpus, FITTERS) for n in (4, 20)]
+    assert 0 < seconds[0] < seconds[1] < 10
+    classic = TABLE2.experiments(corpus, range(5), "tiny")
+    classic = [experiment for experiment in classic if experiment.model in ("mbmic", "chance")]
+    assert "none trains a network" in __main__.cost(classic, tmp_path / "new" / "x", corpus, FITTERS | BASELINES)
 
 
 def test_a_failing_worker_is_an_error(corpus: Corpus, tmp_path: Path):
     """What a worker cannot do is not done quietly by the parent."""
-    experiment = Experiment(str(tmp_path / "gone"), "by_actor", "plain", 0, "tiny")
+    experiment = Experiment(str(corpus.folder), "by_actor", "broken", 0, "tiny")
     with pytest.raises(StudyError, match="A worker ended before its runs were done"):
+        run([experiment], tmp_path / "results", corpus.cache, workers=2, fitters={"broken": None})
+
+
+def test_what_workers_refuse_is_one_sentence(corpus: Corpus, tmp_path: Path, capfd):
+    """A refusal comes back as the error that it is, without a traceback from each worker."""
+    experiment = Experiment(str(tmp_path / "gone"), "by_actor", "plain", 0, "tiny")
+    with pytest.raises(StudyError, match="gone"):
         run([experiment], tmp_path / "results", corpus.cache, workers=2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_records_of_other_settings_are_not_taken(finished: Path, corpus: Corpus, monkeypatch):
@@ -346,6 +362,32 @@ def test_a_study_can_be_asked_for_some_of_its_models(videos: Path, tmp_path: Pat
     assert "table2 has no model 'nonsense': take from deformable, plain, " in capsys.readouterr().err
 
 
+def test_other_records_are_refused_before_anything_is_trained(finished: Path, videos: Path, tmp_path: Path, capsys, monkeypatch):
+    """A folder with records of another recipe or corpus: named at once, not when it comes to the table."""
+    monkeypatch.setattr(study, "run", lambda *words, **more: pytest.fail("trained"))
+    words = ["study", "classroom", "--results", str(finished), "--seeds", "1", "--corpus"]
+    assert __main__.main([*words, str(videos), "--recipe", "classroom"]) == 1
+    assert f"{finished} holds records of {videos.name}, recipe tiny: name another folder" in capsys.readouterr().err
+    fewer = shutil.copytree(videos, tmp_path / "fewer")
+    next(fewer.glob("*joy*.avi")).unlink()
+    assert __main__.main([*words, str(fewer), "--recipe", "tiny"]) == 1
+    assert "holds records of" in capsys.readouterr().err
+
+
+def test_a_corpus_of_another_seed_stays(videos: Path, tmp_path: Path, monkeypatch):
+    """What lies in data/procedural is used as it is; tasks and motion capture go elsewhere by themselves."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(videos, "data/procedural")
+    manifest = Path("data/procedural/manifest.csv").read_bytes()
+    assert __main__.main(["study", "table2", "--recipe", "tiny", "--seeds", "1", "--models", "chance", "--results", "some"]) == 0
+    assert Path("data/procedural/manifest.csv").read_bytes() == manifest
+    asked = []
+    monkeypatch.setattr("deformlib.claims.film_tasks", lambda folder, seed: asked.append(folder))
+    monkeypatch.setattr("deformlib.mocap.motion_corpus", lambda motion, folder: asked.append(folder) or folder)
+    assert __main__.main(["corpus", "--tasks"]) == __main__.main(["corpus", "--motion", "walks"]) == 0
+    assert asked == [Path("data/tasks"), Path("data/walks-videos")]
+
+
 def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, capsys, monkeypatch):
     """reproduce, table and predict, as a user without make calls them; an unusable video is one line."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -370,6 +412,11 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
     assert __main__.main(["predict", str(next(videos.glob("*.avi")))]) == 0
     said = capsys.readouterr().out
     assert all(label in said for label in ("anger", "joy", "sadness"))
+
+    monkeypatch.chdir(videos.parent)  # where no results are: the course's own deformable network
+    assert __main__.main(["predict", str(next(videos.glob("*.avi")))]) == 0
+    assert "classroom-deformable-by_actor-0.safetensors" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
 
     (tmp_path / "note.avi").write_text("no video")
     assert __main__.main(["predict", str(tmp_path / "note.avi")]) == 1
