@@ -152,13 +152,13 @@ FEATURES = {
     "hog_klt": hog_klt,
 }
 
-
+# %% ../notebooks/12_older_methods.ipynb #c33df340
 @lru_cache(maxsize=2)
 def _at_size(folder: Path, cache: Path, key: str) -> Corpus:
     """The corpus of a folder at SIZE; `key` of the corpus that asks tells whether it has changed."""
     return Corpus(folder, SIZE, cache=cache)
 
-
+# %% ../notebooks/12_older_methods.ipynb #7f74a214
 def source_hash(name: str) -> str:
     """A hash of what makes FEATURES[name]: its source, that of this chapter's functions which it may call, their constants."""
     feature = FEATURES[name]
