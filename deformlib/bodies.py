@@ -5,14 +5,15 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
-           'DEPTH', 'Points', 'HALF', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor', 'draw_actor',
-           'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform', 'frame_figure', 'paint',
-           'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'film_all', 'make_corpus',
-           'read_manifest']
+           'DEPTH', 'Points', 'HALF', 'OURS', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor',
+           'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform', 'frame_figure',
+           'paint', 'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'film_all',
+           'make_corpus', 'read_manifest']
 
 # %% ../notebooks/01_body_videos.ipynb #625b7803
 import csv
 import os
+import re
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -475,13 +476,29 @@ def is_whole(path: Path, n_frames: int) -> bool:
     return int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) == n_frames
 
 # %% ../notebooks/01_body_videos.ipynb #a73d50fd
+OURS = re.compile(r"_(s\d+|[0-9a-f]{8})\.avi$")  # the names of our films, those of chapter 01b and 15b too
+
+
 def film_all(film: Callable, items: list, folder: Path) -> list:
-    """Apply `film` to all items on all cores and return its results; the tuples among them become `folder`/manifest.csv."""
+    """Apply `film` to all items on all cores and return its results; the tuples among them become `folder`/manifest.csv.
+
+    Raises BodyError before anything is written if there is a manifest of other videos than `OURS`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        with manifest.open(newline="", encoding="utf-8", errors="replace") as file:
+            others = [row for row in csv.reader(file) if not any(map(OURS.search, row))][1:]  # but for the first line
+        if others:
+            raise BodyError(
+                f"{manifest} names other videos ({', '.join(others[0])}): choose another folder for the films."
+            )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(film, items), total=len(items), desc="filming", unit="clip"))
-    with replacing(folder / "manifest.csv") as beside, beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("path", "label", "actor"), *(row for row in results if isinstance(row, tuple))])
+    rows = [row for row in results if isinstance(row, tuple)]
+    if rows:
+        with replacing(manifest) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "label", "actor"), *rows])
     return results
 
 

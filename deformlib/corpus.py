@@ -53,7 +53,11 @@ def find_labels(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list[t
         names = {label for label, _ in labels.values()}
         return labels, left_out, tuple(sorted(names, key=lambda name: (order.get(name, len(order)), name)))
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES]
-    visible = {path: str(path).encode(errors="replace").decode() for path in found if path.name[0] != "."}
+    visible = {
+        path: str(path).encode(errors="replace").decode()
+        for path in found
+        if not any(part[0] == "." for part in path.parts)
+    }
     paths = [path for path, text in visible.items() if text == str(path)]
     left_out = [(text, "its name is no UTF-8: rename it") for path, text in visible.items() if text != str(path)]
     codes = {path: re.match(r".{3}([a-z]{3})_", path.name.lower()) for path in paths}
@@ -242,7 +246,7 @@ def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1
     """Train without `held_out` actors and validate on them; seeds 0, 1, 2, ... go through all actors in turn.
 
     The turn is a fixed shuffled order of the actors' names, the same for every corpus with these names.
-    Raises `CorpusError` if an actor is not known or too few are left.
+    Raises `CorpusError` if an actor is not known, too few are left, or nobody left plays a class of those held out.
     """
     actors = [video.actor for video in corpus.videos]
     if None in actors:
@@ -257,4 +261,8 @@ def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1
     split = split_clips("by_actor", seed, np.isin(actors, names[turn]), copies)
     train, val = ({actors[clip] for clip in side[:, 0]} for side in (split.train, split.val))
     assert not train & val, "an actor is on both sides"
+    if not np.isin(*(corpus.labels[side[:, 0]] for side in (split.val, split.train))).any():
+        raise CorpusError(
+            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip."
+        )
     return split

@@ -7,10 +7,12 @@ and film them as the figures of the chapter before."""
 __all__ = ['read_bvh', 'as_figure', 'has_motion', 'motion_corpus']
 
 # %% ../notebooks/01b_motion_capture.ipynb #8dd821e6
+import hashlib
 import os
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +144,19 @@ def _tips_by_shape(motion: Motion) -> dict[str, int]:
         raise BodyError(
             "this skeleton shows no hands, feet and head; name its joints (LeftHand, RightFoot, Head and so on)."
         )
-    tips = {"head": farthest(above[-3])}
-    for part, pair in (("hand", above[-2:]), ("foot", below[-3:-1])):  # left is +x, as skeletons are usually built
-        right, left = sorted(map(farthest, pair), key=lambda tip: motion.positions[0, tip, 0])
-        tips |= {f"right_{part}": right, f"left_{part}": left}
-    return tips
+
+    def start(joint: int) -> np.ndarray:  # of a branch, over time: its first two joints, which cannot cross
+        chain = chains[farthest(joint)]
+        return motion.positions[:, chain[chain.index(joint) :][:2]].mean(1)
+
+    legs, arms = below[-3:-1], above[-2:]
+    apart = start(legs[1]) - start(legs[0])
+    if apart[0, 2 * (abs(apart[0, 2]) > abs(apart[0, 0]))] < 0:  # along x, or z where that is more
+        legs, apart = legs[::-1], -apart
+    if ((start(arms[1]) - start(arms[0])) * apart).sum() < 0:
+        arms = arms[::-1]
+    names = ("right_foot", "left_foot", "right_hand", "left_hand", "head")  # left is +x, as skeletons are usually built
+    return dict(zip(names, map(farthest, (*legs, *arms, above[-3]))))
 
 # %% ../notebooks/01b_motion_capture.ipynb #64c69e0d
 def _tips(motion: Motion) -> dict[str, int]:
@@ -264,10 +274,13 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
     """Film every BVH file named in `bvh_folder`/manifest.csv into `folder`, with a manifest.csv; returns `folder`.
 
     A film is named after its BVH file and a checksum of that file and its actor, as in walk_1a2b3c4d.avi: films that are
-    whole are kept, and a changed file is filmed again. A file that cannot be read is named and left out. Raises BodyError
-    if there is no usable manifest or no file is left.
+    whole are kept, and a changed file is filmed again. A file that cannot be read, or has the contents of an earlier one,
+    is named and left out. Raises BodyError if there is no usable manifest, no file is left, or both folders are one.
     """
     bvh_folder, folder = Path(bvh_folder), Path(folder)
+    if bvh_folder.resolve() == folder.resolve():
+        raise BodyError(f"{folder} has the BVH files and their manifest: name another folder for the films.")
+    firsts, twins = {}, {}  # the first path of each content; for each path, the first with its content
 
     def film(row: tuple[str, tuple[str, str | None]]) -> tuple[str, str, str | None] | str:
         path, (label, actor) = row
@@ -277,6 +290,8 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
             checksum = zlib.crc32((bvh_folder / path).read_bytes(), zlib.crc32((actor or "").encode()))
         except (BodyError, OSError) as error:
             return f"{path} left out: {error}"
+        if (first := twins.get(path, path)) != path:
+            return f"{path} left out: the same motion as {first}"
         name = f"{title}_{checksum:08x}.avi"
         if not is_whole(folder / name, len(motion.positions)):
             look, camera = (np.random.default_rng(zlib.crc32(key.encode())) for key in (actor or path, f"{title}.avi"))
@@ -284,6 +299,9 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
         return name, label, actor
 
     labels, left_out = read_manifest(bvh_folder)
+    for path in labels:  # read_manifest has seen that they are there
+        with suppress(OSError):
+            twins[path] = firsts.setdefault(hashlib.sha256((bvh_folder / path).read_bytes()).digest(), path)
     results = film_all(film, list(labels.items()), folder)
     problems = [f"{path} left out: {reason}" for path, reason in left_out]
     problems += [row for row in results if isinstance(row, str)]

@@ -258,6 +258,26 @@ def test_by_actor_goes_through_all_actors(folder, cache, held_out):
     assert np.array_equal(again.val, by_actor(corpus, 0, copies=5, held_out=held_out).val)
 
 
+def test_by_actor_needs_a_class_that_somebody_else_plays(tmp_path, cache):
+    """Each class played by one person alone: none right is certain, and no result."""
+    mine = tmp_path / "two people"
+    for number in range(4):
+        write(mine / f"{number}.avi", number)
+    rows = "0.avi,calm,Ann\n1.avi,calm,Ann\n2.avi,lively,Bob\n3.avi,lively,Bob\n"
+    (mine / "manifest.csv").write_text(f"path,label,actor\n{rows}")
+    corpus = Corpus(mine, size=16, cache=cache)
+    with pytest.raises(CorpusError, match="no class of (Ann|Bob) is trained by anybody else; split by_clip"):
+        by_actor(corpus)
+    assert len(by_clip(corpus).val) == 2
+
+
+def test_hidden_folders_are_no_classes(tmp_path, cache):
+    """What a trash folder keeps has no label."""
+    for number, place in enumerate(("calm", "lively", ".Trash")):
+        write(tmp_path / "mine" / place / "a.avi", number)
+    assert Corpus(tmp_path / "mine", size=16, cache=cache).classes == ("calm", "lively")
+
+
 def test_impossible_splits_are_explained(folder, tmp_path, cache):
     corpus = Corpus(folder, size=16, cache=cache)
     with pytest.raises(CorpusError, match="has 4 actors"):

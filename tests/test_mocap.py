@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deformlib import mocap
-from deformlib.bodies import JOINTS, BodyError, Motion
+from deformlib.bodies import JOINTS, BodyError, Motion, make_corpus
 from deformlib.frames import read_video
 
 EBMDB = Path(__file__).resolve().parents[2] / "shared" / "data" / "ebmdb" / "ebmdb_bvh30_subset150.tar.xz"
@@ -258,6 +258,20 @@ def test_as_figure_finds_the_limbs_whatever_they_are_called(tmp_path: Path, case
     assert still["left_knee"][1] == pytest.approx(still["left_hip"][1] - 0.42 * 0.5 / 0.57, rel=0.02)
 
 
+@pytest.mark.parametrize("axes, signs", [((0, 1, 2), (1, 1, 1)), ((0, 2, 1), (1, -1, 1))], ids=["y up", "z up"])
+def test_without_names_crossed_arms_stay_on_their_sides(tmp_path: Path, axes: tuple, signs: tuple):
+    """Hands that cross in the first frame do not swap the arms, and arms and legs agree, whichever axis is up."""
+    crossed = {"LeftUpperArm": [(-45, 0, 0)] * 25, "RightUpperArm": [(45, 0, 0)] * 25}
+    moves = crossed if axes == (0, 1, 2) else {"Hips": [(0, 0, 0)] * 25}
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(PERSON, moves, rename=RENAMES["numbers"], axes=axes, signs=signs, fps=25))
+    still = dict(zip(JOINTS, mocap.as_figure(mocap.read_bvh(path)).positions[5]))
+    for part in ("shoulder", "hip", "knee"):
+        assert still[f"left_{part}"][0] > 0.05 > -0.05 > still[f"right_{part}"][0], part
+    assert (still["left_hand"][0] < 0 < still["right_hand"][0]) == (moves is crossed)
+    assert still["nose"][2] > still["head"][2]
+
+
 def test_what_is_no_person_is_refused(tmp_path: Path):
     chain = {"a": (None, (0, 0, 0)), "b": ("a", (0, 10, 0)), "c": ("b", (0, 10, 0))}
     path = tmp_path / "chain.bvh"
@@ -309,6 +323,34 @@ def test_motion_corpus_films_what_can_be_read_and_names_the_rest(tmp_path: Path,
     assert files == {path: path.stat().st_mtime_ns for path in made.glob("*.avi")}
 
 
+def test_the_same_motion_twice_is_one_film(tmp_path: Path, capsys):
+    """A copy under another name, which another camera would film: left out, for it could train while the first examines."""
+    folder = bvh_folder(tmp_path)
+    (folder / "copy.bvh").write_bytes((folder / "one.bvh").read_bytes())
+    (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Ann\ndeep/two.bvh,anger,Ann\ncopy.bvh,joy,Ann\n")
+    assert len(films(mocap.motion_corpus(folder, tmp_path / "made"))) == 2
+    assert "copy.bvh left out: the same motion as one.bvh" in capsys.readouterr().out
+
+
+def test_nobodys_manifest_is_lost(tmp_path: Path):
+    """Films into the folder of the BVH files, or into one of other videos: refused, the table as it was; nothing usable: no table."""
+    folder = bvh_folder(tmp_path)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "manifest.csv").write_text("file,emotion\nholiday.mp4,joy\n")
+    for target in (folder, mine):
+        table = (target / "manifest.csv").read_bytes()
+        with pytest.raises(BodyError, match="another folder"):
+            mocap.motion_corpus(folder, target)
+        assert (target / "manifest.csv").read_bytes() == table and not list(target.rglob("*.avi"))
+    with pytest.raises(BodyError, match=r"holiday\.mp4.*another folder"):
+        make_corpus(mine)
+    (folder / "manifest.csv").write_text("path,label\ntorn.bvh,joy\n")
+    with pytest.raises(BodyError, match="none of the 1 files"):
+        mocap.motion_corpus(folder, tmp_path / "empty")
+    assert not (tmp_path / "empty" / "manifest.csv").exists()
+
+
 def films(folder: Path) -> list[str]:
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return [row["path"] for row in csv.DictReader(file)]
@@ -320,7 +362,7 @@ def test_motion_corpus_films_a_replaced_motion_again(tmp_path: Path):
     made = mocap.motion_corpus(folder, tmp_path / "made")
     before = films(made)
     old = read_video(made / before[0], color=True)
-    (folder / "one.bvh").write_text(bvh_text(PERSON, {"LeftUpperArm": [(150, 0, 0)] * 13}, fps=25))  # as long as before
+    (folder / "one.bvh").write_text(bvh_text(PERSON, {"LeftUpperArm": [(140, 0, 0)] * 13}, fps=25))  # as long as before
     mocap.motion_corpus(folder, made)
     after = films(made)
     assert after[1] == before[1] and after[0] != before[0] and len(after) == 2  # the old film is no longer named
