@@ -501,7 +501,7 @@ def film_all(film: Callable, items: list, folder: Path) -> list:
             csv.writer(file).writerows([("path", "label", "actor"), *rows])
     return results
 
-
+# %% ../notebooks/01_body_videos.ipynb #cbb25c1e
 def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: int = 0) -> Path:
     """Film `plan` (by default `plan_corpus(seed)`) into `folder`, with a manifest.csv; returns the folder.
 
