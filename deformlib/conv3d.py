@@ -54,12 +54,12 @@ class Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, clips: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(clips, weight)
-        (batch, _, length, *size), filters = clips.shape, len(weight)
-        frames, outputs = _windows(Winograd.padded(clips)), clips.new_zeros(batch, length, *size, filters)
-        four = outputs.unflatten(1, (-1, 4)).unbind(2)
+        shape, last = (len(clips), len(weight), *clips.shape[2:]), torch.channels_last_3d
+        outputs = torch.empty(shape, dtype=clips.dtype, device=clips.device, memory_format=last).zero_()
+        frames, four = _windows(Winograd.padded(clips)), outputs.permute(0, 2, 3, 4, 1).unflatten(1, (-1, 4)).unbind(2)
         for mix, unmix, kernel in zip(MIX_FRAMES, UNMIX.T, Winograd.kernels(weight)):
             _add_mixed(four, unmix, F.conv2d(_mixed(mix, frames), kernel, padding=1))
-        return outputs.permute(0, 4, 1, 2, 3)
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -90,8 +90,10 @@ def conv3d_winograd(clips: Tensor, weight: Tensor) -> Tensor:
     """3x3x3 convolution, padding 1, with half the multiplications: clips [B, C, T, H, W], weight [F, C, 3, 3, 3].
 
     Winograd's F(4, 3) along time (Lavin and Gray 2016, arXiv 1509.09308). Equal to F.conv3d but for rounding, about
-    2e-6 of the output's norm in float32. Differentiable once. Raises ValueError unless T is divisible by 4.
+    2e-6 of the output's norm in float32. Differentiable once. Raises ValueError for another kernel and unless T is divisible by 4.
     """
+    if weight.shape[2:] != (3, 3, 3):
+        raise ValueError(f"expected a weight [F, C, 3, 3, 3], got {list(weight.shape)}")
     if clips.shape[2] % 4:
         raise ValueError(f"clips have {clips.shape[2]} frames, not a multiple of 4: take F.conv3d for them.")
     return Winograd.apply(clips, weight)
@@ -99,6 +101,9 @@ def conv3d_winograd(clips: Tensor, weight: Tensor) -> Tensor:
 # %% ../notebooks/05_conv3d.ipynb #7b9781a9
 class WinogradConv3d(nn.Conv3d):
     """nn.Conv3d of 3x3x3 with padding 1 and without bias, by conv3d_winograd where that pays: wide, float32, on a CPU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         plain = clips.device.type != "cpu" or clips.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
@@ -132,11 +137,11 @@ class Conv3dStack(nn.Module):
             nn.Conv3d(in_channels, first, 3, padding=1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
             pools[pool]((1, 2, 2)),
-            WinogradConv3d(first, second, 3, padding=1, bias=False),
+            WinogradConv3d(first, second),
             nn.BatchNorm3d(second, eps=1e-3, momentum=norm_momentum),
             nn.LeakyReLU(0.2, inplace=True),
             pools[pool]((2, 2, 2)),
-            WinogradConv3d(second, third, 3, padding=1, bias=False),
+            WinogradConv3d(second, third),
             nn.BatchNorm3d(third, eps=1e-3, momentum=norm_momentum),
             nn.LeakyReLU(0.2, inplace=True),
         )

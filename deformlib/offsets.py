@@ -258,19 +258,30 @@ class Call:
 
     def grouped(self, source: Tensor) -> Tensor:
         """The offset channels of `source` [B, C, H, W], or of its gradient, group by group."""
-        if getattr(self.layer, "per_filter", False):
+        source = source if self.mask is None else source[:, : 2 * self.mask.shape[1]]
+        if getattr(self.layer, "per_filter", False):  # there the channels go tap by tap
             taps = math.prod(self.place["kernel_size"])
             return source.unflatten(1, (taps, -1, 2)).transpose(1, 2).flatten(1, 3)
-        return source if self.mask is None else source[:, : 2 * self.mask.shape[1]]
+        return source
 
     def field(self, item: int = 0, group: int = 0, before: Tensor = SAME) -> Field:
         """What one image of the batch looked at through one offset group (with one field a filter: one filter)."""
         kernel, taps = self.layer.weight.detach(), math.prod(self.place["kernel_size"])
-        offset = self.offset[item].unflatten(0, (-1, 2 * taps))[group]
-        offset = offset.to(torch.promote_types(offset.dtype, torch.float32))  # half precision cannot count pixels
-        mask = None if self.mask is None else self.mask[item].unflatten(0, (-1, taps))[group]
-        kernel = kernel[group : group + 1] if getattr(self.layer, "per_filter", False) else kernel
-        return Field(offset, mask=mask, weight=kernel.flatten(2).norm(dim=(0, 1)), before=before, **self.place)
+        offsets, mask = self.offset[item].unflatten(0, (-1, 2 * taps)), self.mask
+        offset = offsets[group].to(
+            torch.promote_types(offsets.dtype, torch.float32)
+        )  # half precision cannot count pixels
+        if getattr(self.layer, "per_filter", False):
+            mask = None if mask is None else mask[item].unflatten(0, (taps, -1))[:, group]
+            return Field(offset, mask=mask, weight=kernel[group].flatten(1).norm(dim=0), before=before, **self.place)
+        mask = None if mask is None else mask[item].unflatten(0, (-1, taps))[group]
+        (filters, members), channels = kernel.shape[:2], self.input.shape[1]
+        first = (
+            torch.arange(filters)[:, None] // (filters * members // channels) * members
+        )  # channel each filter reads first
+        reads = (first + torch.arange(members)) // (channels // len(offsets)) == group
+        weight = kernel[reads.to(kernel.device)].flatten(1).norm(dim=0)
+        return Field(offset, mask=mask, weight=weight, before=before, **self.place)
 
 # %% ../notebooks/07_seeing_offsets.ipynb #c67b54e9
 @contextmanager
@@ -278,7 +289,8 @@ def record_offsets(module: nn.Module) -> Iterator[list[Call]]:
     """While the context lasts, every call of a deformable layer in `module`, ours or torchvision's, is added to the list it gives.
 
     `with record_offsets(net) as calls: net(clips)`. Afterwards the hooks are gone. Asking one of our layers for its `fields` counts
-    as a call. A ConvLSTM calls its layer once for all deformable steps: image s * B + b of that batch is number s of them, clip b.
+    as a call. What is recorded is what the branch said: with the defect released_border (chapter 08) the layer reads elsewhere
+    outside the map. A ConvLSTM calls its layer once for all deformable steps: image s * B + b of that batch is number s of them, clip b.
     """
     calls: list[Call] = []
 

@@ -150,7 +150,7 @@ def test_winograd_needs_whole_groups_of_four():
 def test_a_layer_takes_winograd_only_where_it_pays(monkeypatch, channels, frames, dtype, autocast, used):
     calls = []
     monkeypatch.setattr("deformlib.conv3d.conv3d_winograd", lambda *args: calls.append(args) or conv3d_winograd(*args))
-    layer = WinogradConv3d(channels, 2, 3, padding=1, bias=False).to(dtype)
+    layer = WinogradConv3d(channels, 2).to(dtype)
     clips = torch.rand(1, channels, frames, 2, 2, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = layer(clips)
@@ -161,7 +161,7 @@ def test_a_layer_takes_winograd_only_where_it_pays(monkeypatch, channels, frames
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_keeps_the_ordinary_convolution(monkeypatch):
     monkeypatch.setattr("deformlib.conv3d.conv3d_winograd", None)
-    WinogradConv3d(64, 2, 3, padding=1, bias=False).cuda()(torch.rand(1, 64, 8, 4, 4, device="cuda"))
+    WinogradConv3d(64, 2).cuda()(torch.rand(1, 64, 8, 4, 4, device="cuda"))
 
 
 def test_the_full_stack_is_the_one_with_ordinary_convolutions(monkeypatch):
@@ -171,3 +171,17 @@ def test_the_full_stack_is_the_one_with_ordinary_convolutions(monkeypatch):
     used = stack(clips)
     monkeypatch.setattr(WinogradConv3d, "forward", nn.Conv3d.forward)
     torch.testing.assert_close(used, stack(clips), atol=1e-5, rtol=1e-5)
+
+
+def test_the_fast_convolution_takes_its_own_kernel_only_and_its_output_may_be_changed():
+    """Another kernel is refused, and the layer has no options to ignore; an activation in place follows it in training."""
+    clips = torch.rand(1, 64, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"expected a weight \[F, C, 3, 3, 3\], got \[8, 64, 1, 3, 3\]"):
+        conv3d_winograd(clips, torch.rand(8, 64, 1, 3, 3))
+    with pytest.raises(TypeError):
+        WinogradConv3d(64, 8, 3, stride=2)
+    layer = WinogradConv3d(64, 8)
+    nn.functional.leaky_relu_(layer(clips)).sum().backward()
+    got, layer.weight.grad = layer.weight.grad, None
+    nn.functional.leaky_relu(nn.functional.conv3d(clips, layer.weight, padding=1)).sum().backward()
+    assert torch.allclose(got, layer.weight.grad, rtol=1e-3, atol=1e-3)

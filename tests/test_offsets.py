@@ -290,7 +290,8 @@ def test_the_recorder_sees_what_the_layers_used():
     assert ours.offset.equal(offset) and ours.mask.equal(mask) and ours.input is x
     field = ours.field(item=2, group=1)
     assert field.offset.equal(offset[2, 18:]) and field.mask.equal(mask[2, 9:]) and field.padding == (1, 1)
-    assert torch.allclose(field.weight, net.ours.weight.detach().square().sum((0, 1)).sqrt().flatten())
+    read = net.ours.weight.detach()[:, 1:]  # group 1 moves the second of two channels
+    assert torch.allclose(field.weight, read.square().sum((0, 1)).sqrt().flatten())
     assert theirs.field(1).offset[:, 0, 0].tolist() == pytest.approx([0.1 * n for n in range(18)])
     assert theirs.field(1).stride == (2, 2) and theirs.field(1).mask.unique().tolist() == [0.25]
     raw = net.filters.fields(theirs.layer(ours.layer(x), theirs.offset, theirs.mask))[0]
@@ -298,6 +299,42 @@ def test_the_recorder_sees_what_the_layers_used():
     chosen = [2 * (tap * 5 + 3), 2 * (tap * 5 + 3) + 1]  # channel 2 (tap F + filter) + {0: dy, 1: dx}
     assert filters.field(0, group=3).offset[[14, 15]].equal(raw[0, chosen])
     assert torch.allclose(filters.field(0, group=3).weight, net.filters.weight[3].detach().norm(dim=0).flatten())
+
+
+def test_a_field_for_each_filter_with_masks_is_sorted_by_filter():
+    """The branch answers tap by tap, offsets first and then masks; a field has what its own filter uses."""
+    layer = DeformConv2d(2, 3, 3, padding=1, modulated=True, per_filter=True)
+    nn.init.normal_(layer.offset_branch.weight, std=0.1)
+    with torch.no_grad():
+        layer.offset_branch.bias.copy_(torch.linspace(-0.5, 0.5, 81))
+    x = torch.randn(2, 2, 6, 6)
+    with record_offsets(layer) as calls:
+        output = layer(x)
+    for filter_ in range(3):
+        field = calls[0].field(item=1, group=filter_)
+        alone = layer.weight[filter_ : filter_ + 1]
+        bias = None if layer.bias is None else layer.bias[filter_ : filter_ + 1]
+        said = deform_conv2d(x[1:], field.offset[None], alone, bias, padding=1, mask=field.mask[None])
+        assert torch.allclose(said[0, 0], output[1, filter_], atol=1e-5)
+        assert torch.allclose(field.weight, layer.weight[filter_].detach().square().sum(0).sqrt().flatten())
+    influence = sampling_influence(output[1, 2, 3, 3], calls[0])
+    assert influence.shape == (2, 27, 6, 6) and influence[1, 18:].any() and not influence[1, :18].any()
+
+
+def test_groups_weigh_the_channels_that_they_move():
+    """Offset groups move groups of channels: a tap of one counts by the kernel there alone, with grouped filters too."""
+    for groups in (1, 2):
+        layer = torchvision.ops.DeformConv2d(4, 6, 3, padding=1, groups=groups)
+        with torch.no_grad():
+            layer.weight.fill_(1.0)
+            if groups == 1:
+                layer.weight[:, :2] = 0  # channels 0 and 1 are of offset group 0
+            else:
+                layer.weight[:3] = 0  # the first three filters read channels 0 and 1
+        with record_offsets(layer) as calls:
+            layer(torch.rand(1, 4, 5, 5), torch.zeros(1, 36, 5, 5))
+        first, second = (calls[0].field(group=group).weight for group in (0, 1))
+        assert not first.any() and second.min() == second.max() > 1
 
 
 def test_the_recorder_leaves_nothing_behind():
