@@ -6,7 +6,7 @@ and on two other tasks; and whether the offsets follow the body."""
 # %% auto #0
 __all__ = ['CONTROL', 'CHOICES', 'UNCHANGED', 'AXES', 'WORDS', 'STYLES', 'about', 'verdict', 'compared', 'draw_forest',
            'warped_accuracy', 'warped_differences', 'bought', 'draw_band', 'draw_robustness', 'Film', 'plan_tasks',
-           'play_film', 'film_tasks', 'figure_maps', 'correlate', 'random_branches', 'offsets_follow', 'write_follow',
+           'play_film', 'film_tasks', 'figure_maps', 'correlate', 'random_fields', 'offsets_follow', 'write_follow',
            'follow_table', 'draw_follow']
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #dd916cd6
@@ -302,20 +302,21 @@ def correlate(offsets: Tensor, truth: Tensor) -> dict[str, float]:
     return found | {"particular": rest.nanmean().item()}
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #8f3ecdd2
-def random_branches(net: VideoNet, clips: Tensor, seed: int) -> VideoNet:
-    """A copy of the network with random offset branches, each scaled to move taps as far in `clips` as the trained one."""
-    twin, generator = copy.deepcopy(net).eval(), torch.Generator().manual_seed(seed)
+def random_fields(net: VideoNet, clips: Tensor, seed: int) -> list[Tensor]:
+    """Offset fields as `net.offset_fields(clips)`, but of a random branch in each layer, scaled to move taps as far.
 
-    def far(network: VideoNet, layer: int) -> Tensor:
-        return offset_magnitude(network.offset_fields(clips)[layer].movedim(2, 0)).mean()
-
-    with torch.no_grad():
-        for layer, recurrent in enumerate(twin.recurrent):
-            branch = recurrent.input_conv.offset_branch
-            nn.init.normal_(branch.weight, generator=generator)
-            nn.init.zeros_(branch.bias)
-            branch.weight *= far(net, layer) / far(twin, layer)
-    return twin
+    Each random branch sees what the trained one of its layer sees: the layers before it keep theirs.
+    """
+    fields, generator = [], torch.Generator().manual_seed(seed)
+    for layer, trained in enumerate(net.eval().offset_fields(clips)):
+        twin = copy.deepcopy(net)
+        branch = twin.recurrent[layer]._deformable().offset_branch
+        nn.init.normal_(branch.weight, generator=generator)
+        nn.init.zeros_(branch.bias)
+        drawn = twin.offset_fields(clips)[layer]
+        moved, random = (offset_magnitude(field.movedim(2, 0)).mean() for field in (trained, drawn))
+        fields.append(drawn * moved / random)
+    return fields
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #bd9c55e0
 def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
@@ -338,11 +339,14 @@ def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
     clips, _ = load_batch(corpus, np.array(pairs), length=net.config.length)
     experiment = Experiment(**record["experiment"])
     untrained = FITTERS[experiment.model].network(experiment, len(classes))
-    branches = {"untrained": untrained, "random": random_branches(net, clips, experiment.seed), "trained": net}
+    with torch.no_grad():
+        branches = {
+            "untrained": untrained.eval().offset_fields(clips),
+            "random": random_fields(net, clips, experiment.seed),
+            "trained": net.eval().offset_fields(clips),
+        }
     rows = []
-    for (branch, network), (what, maps) in product(branches.items(), truth.items()):
-        with torch.no_grad():
-            fields = network.eval().offset_fields(clips)
+    for (branch, fields), (what, maps) in product(branches.items(), truth.items()):
         for layer, (field, steps) in enumerate(zip(fields, net.config.deform_steps), start=1):
             row = {"seed": experiment.seed, "branch": branch, "truth": what, "layer": layer, "clips": len(clips)}
             far = offset_magnitude(field.movedim(2, 0))  # (clips, steps, H, W)

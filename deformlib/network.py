@@ -9,6 +9,7 @@ __all__ = ['DEFECTS', 'RELEASED', 'PRESETS', 'NetworkError', 'NetworkConfig', 'p
 # %% ../notebooks/09_the_network.ipynb #a001404e
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +80,11 @@ class NetworkConfig:
 def _problems(config: NetworkConfig) -> Iterator[str]:
     """What does not fit in a configuration, one sentence each."""
     steps, moving = config.steps, any(config.deform_steps)
+    numbers = (config.classes, config.in_channels, *config.conv3d, *config.hidden, *config.conv2d)
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        yield f"classes, in_channels and widths are {numbers}: take whole numbers, 1 or more."
+    if config.init_std is not None and not 0 <= config.init_std < math.inf:
+        yield f"init_std is {config.init_std}: take a number from 0 up, or None."
     if config.length < 2 or config.size < 4:
         yield f"Clips of {config.length} frames of {config.size} pixels are too small: take 2 frames of 4 pixels or more."
     if config.length * config.size**2 > 1 << 28:

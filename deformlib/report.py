@@ -259,7 +259,7 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         said = headline(gains[-1], what, p)
         clean = runs[(runs["split"] == CLEAN) & runs["model"].isin(COLORS)].groupby("model")["accuracy"].apply(interval)
         if said.startswith("**No difference") and all(mean - half <= guessing for mean, half in clean):
-            said += f" Neither is shown to be better than guessing ({guessing:.1f} %), so nothing is tested."
+            said += f" Neither is shown to be better than guessing ({guessing:.1f} %), so this says little."
         claims.append(f"*The claim, {corpus}.* {said}")
         if part.study == "leakage":  # two splits of a model, as if two models
             swapped = runs.rename(columns={"model": "split", "split": "model"})

@@ -72,8 +72,13 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ("epochs", "epoch_steps", "batch", "accumulate"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise TrainingError(f"{name} is {value}: take 1 or more.")
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value > 0 or value is None and name == "epoch_steps"):
+                raise TrainingError(f"{name} is {value}: take a whole number, 1 or more.")
+        if self.optimizer not in ("adamw", "rmsprop") or not 0 < self.lr < math.inf:
+            raise TrainingError(
+                f"optimizer {self.optimizer!r} with lr {self.lr}: take 'adamw' or 'rmsprop', and a positive lr."
+            )
 
     def steps(self, split: Split) -> int:
         """Optimiser steps of one epoch on this split."""
@@ -133,7 +138,7 @@ def ahead(load: Callable, work: Iterable) -> Iterator:
 # %% ../notebooks/10_training.ipynb #f1a16aaf
 def processes() -> PartialState:
     """How many processes work together on this run, and which one this is: one, unless torchrun or accelerate started more."""
-    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available())
 
 # %% ../notebooks/10_training.ipynb #3d86810f
 def evaluate(
@@ -247,16 +252,20 @@ def precision() -> str:
     return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"  # older cards have no fast bfloat16
 
 # %% ../notebooks/10_training.ipynb #bc2c3602
-def watch(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int) -> dict:
-    """Accuracy on some validation pairs; on the first eight mean tap displacement, if any, in pixels of each layer's map."""
-    right = evaluate(net, corpus, pairs, seed).argmax(1) == corpus.labels[pairs[:, 0]]
+def watch(net: nn.Module, corpus: Corpus, pairs: np.ndarray, seed: int, batch: int) -> dict:
+    """Accuracy on some validation pairs; on the first eight mean tap displacement, if any, in pixels of each layer's map.
+
+    batch: clips at a time; as many as are trained at a time fit into the memory.
+    """
+    right = evaluate(net, corpus, pairs, seed, min(batch, 32)).argmax(1) == corpus.labels[pairs[:, 0]]
     offsets = []
     if hasattr(net, "offset_fields"):
         clips, _ = loader(corpus, next(net.parameters()).device)(pairs[:8], length=net.config.length, seed=seed)
         net.eval()
         with torch.inference_mode():
-            fields = [field.unflatten(2, (-1, 2)).norm(dim=3) for field in net.offset_fields(clips) if field.numel()]
-        offsets = [field.mean().item() for field in fields]
+            parts = zip(*(net.offset_fields(some) for some in clips.split(batch)))
+            fields = [torch.cat(layer) for layer in parts]
+        offsets = [field.unflatten(2, (-1, 2)).norm(dim=3).mean().item() for field in fields if field.numel()]
     net.train()
     return {"watched": float(right.mean()), "offsets": offsets}
 
@@ -280,9 +289,14 @@ def train_step(
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
+        more = 2 * config.accumulate
+        halves = config.batch % (more * accelerator.num_processes) == 0  # else they would not be equal parts
+        other = (
+            f"accumulate {more}, a batch of {config.batch} in as many parts" if halves else "fewer or smaller frames"
+        )
         raise TrainingError(
             f"{len(labels)} clips at a time do not fit into the memory: make room and call again, to go on from the newest "
-            f"checkpoint; or start anew with accumulate {2 * config.accumulate}, a batch of {config.batch} in as many parts."
+            f"checkpoint; or start anew with {other}."
         ) from error
     if config.clip_norm:
         accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -438,7 +452,7 @@ def fit(
                 raise TrainingError(
                     f"{folder}: the loss is no longer finite by step {step}; start anew with a lower lr than {config.lr}."
                 )
-            watched = watch(net, corpus, split.val[:64], config.seed) if epoch_ends else {}
+            watched = watch(net, corpus, split.val[:64], config.seed, len(parts[0][1])) if epoch_ends else {}
             progress["seconds"] = time.monotonic() - started
             if epoch_ends:
                 close_epoch(

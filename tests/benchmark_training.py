@@ -103,7 +103,7 @@ def main() -> None:
     columns |= {"minutes": "minutes", "arithmetic_minutes": "floor: arithmetic", "memory_minutes": "floor: memory"}
     part = {"recipe": "recipe", "part": "part of a step", "where": "on", "in": "in", "ms": "milliseconds a clip"}
     tables = [markdown(columns, found["recipes"]), markdown(part | {"share": "share"}, found["profile"])]
-    print(store(arguments.folder, "training", "A training step of each recipe, as fit makes it", found, tables))
+    print(store(arguments.folder, "training", "A training step of each recipe, as fit makes it (card without its compilation)", found, tables))
 
 
 if __name__ == "__main__":

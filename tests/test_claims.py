@@ -31,7 +31,7 @@ from deformlib.claims import (
     follow_table,
     offsets_follow,
     plan_tasks,
-    random_branches,
+    random_fields,
     verdict,
     warped_accuracy,
     warped_differences,
@@ -39,7 +39,7 @@ from deformlib.claims import (
 )
 from deformlib.corpus import Corpus
 from deformlib.network import save_network
-from deformlib.offsets import offset_magnitude
+from deformlib.offsets import offset_magnitude, record_offsets
 from deformlib.results import ResultsError
 from deformlib.study import FITTERS, RECIPES, WARPS, Experiment
 
@@ -194,11 +194,16 @@ def trained(tmp_path_factory) -> tuple[Path, Corpus]:
 def test_random_branches_move_taps_as_far(trained):
     net, _ = claims.load_network(trained[0])
     clips = torch.rand(2, 1, net.config.length, 32, 32)
-    twin = random_branches(net.eval(), clips, 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad(), record_offsets(net.eval()) as calls:
+        trained_fields = net.offset_fields(clips)
     with torch.no_grad():
-        for mine, theirs in zip(net.offset_fields(clips), twin.offset_fields(clips)):
+        for mine, theirs, call in zip(trained_fields, random_fields(net, clips, 0), calls[::2], strict=True):  # each layer is asked, then runs
             far, same = (offset_magnitude(field.movedim(2, 0)) for field in (mine, theirs))
             assert far.mean().item() == pytest.approx(same.mean().item(), rel=1e-3) and not torch.allclose(far, same)
+            kernel = torch.nn.init.normal_(torch.empty_like(call.layer.offset_branch.weight), generator=generator)
+            seen = torch.nn.functional.conv2d(call.input, kernel, padding=1).unflatten(0, (-1, 2)).transpose(0, 1)
+            assert torch.allclose(theirs / theirs.norm(), seen / seen.norm(), atol=1e-5)  # it sees what the trained one saw
 
 
 def test_offsets_follow_asks_three_branches_of_every_layer(trained, tmp_path):

@@ -500,3 +500,14 @@ def test_compiled_equals_eager():
         torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net)
     )
     assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"classes": -1}, {"classes": 2.5}, {"in_channels": 0}, {"hidden": (0, 1, 1)}, {"conv3d": (0, 8, 8)}, {"init_std": -1.0}, {"init_std": float("nan")}],
+    ids=str,
+)
+def test_a_configuration_that_no_network_can_have_is_refused(wrong: dict):
+    """Whoever holds a configuration holds one that works: no width of nothing, no spread below zero."""
+    with pytest.raises(NetworkError, match="take (whole numbers|a number)"):
+        replace(TINY, **wrong)

@@ -578,8 +578,32 @@ def test_what_does_not_fit_is_judged_in_halves(corpus: Corpus):
 
 @pytest.mark.parametrize("name", ["epochs", "epoch_steps", "batch", "accumulate"])
 def test_no_step_at_all_is_refused(name: str):
-    with pytest.raises(TrainingError, match=f"{name} is 0: take 1 or more"):
+    with pytest.raises(TrainingError, match=f"{name} is 2.5: take a whole number"):
+        TrainConfig(**{"epochs": 1, name: 2.5})
+    with pytest.raises(TrainingError, match=f"{name} is 0: take a whole number, 1 or more"):
         TrainConfig(**{"epochs": 1, name: 0})
+
+
+@pytest.mark.parametrize("wrong", [{"optimizer": "sgd"}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"lr": math.inf}], ids=str)
+def test_no_training_at_all_is_refused(wrong: dict):
+    with pytest.raises(TrainingError, match="take 'adamw' or 'rmsprop', and a positive lr"):
+        TrainConfig(epochs=1, **wrong)
+
+
+def test_watching_takes_as_many_clips_as_training(corpus: Corpus, tmp_path: Path, monkeypatch):
+    """What fits in training fits at the end of an epoch; with parts that cannot be halved the advice is another."""
+    sizes, real = [], Small.forward
+    monkeypatch.setattr(Small, "forward", lambda net, clips: sizes.append((net.training, len(clips))) or real(net, clips))
+    fit(small(), corpus, by_actor(corpus), replace(BRIEF, accumulate=2), tmp_path / "run")
+    assert {size for training, size in sizes if training} == {BRIEF.batch // 2}
+    assert max(size for training, size in sizes if not training) == BRIEF.batch // 2
+
+    def full(net: Small, clips: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(Small, "forward", full)
+    with pytest.raises(TrainingError, match="or start anew with fewer or smaller frames"):
+        fit(small(), corpus, by_actor(corpus), replace(BRIEF, accumulate=BRIEF.batch), tmp_path / "other")
 
 
 def test_training_and_judging_share_one_copy_of_the_corpus(corpus: Corpus, monkeypatch):
