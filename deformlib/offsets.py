@@ -338,7 +338,7 @@ def saliency_region(
     """Error-bounded saliency region (Zhu et al. 2018, section 2.1): which pixels suffice for the response, bool [H, W].
 
     respond: images [N, C, (T,) H, W] -> responses [N, ...]. Patches of image [C, (T,) H, W] are covered with `fill`, those first
-    that change least alone, as long as the response changes by no more than `error` of its norm. Greedy, hence an upper bound.
+    that change least alone, as long as the response changes by no more than `error` of its norm. Greedy, hence an upper bound; none for a response of zero.
     """
     rows, columns = (-(-side // patch) for side in image.shape[-2:])
     count = rows * columns
@@ -351,7 +351,7 @@ def saliency_region(
         for part in covered.split(16):
             masks = part[:, number].view(len(part), *[1] * (image.dim() - 2), *number.shape)
             responses.append(respond(torch.where(masks, fill, image)))
-        return (torch.cat(responses) - whole).reshape(len(covered), -1).norm(dim=1) / whole.norm()
+        return (torch.cat(responses) - whole).reshape(len(covered), -1).norm(dim=1) / whole.norm().clamp(min=1e-12)
 
     order = change(torch.eye(count, dtype=torch.bool, device=image.device)).argsort(stable=True)
     first = torch.ones(count + 1, count, dtype=torch.bool, device=image.device).tril(-1)  # none, the first, two, ...

@@ -565,6 +565,10 @@ def test_one_field_a_filter_raises_no_false_alarm():
     assert check_offsets(calls) == []
 
 
+def test_nothing_is_needed_for_no_response():
+    assert not saliency_region(lambda images: 0 * images.sum((1, 2, 3)), torch.rand(1, 8, 8)).any()
+
+
 def test_directions_go_round():
     for degrees in (0, 90, -45):
         dy, dx = -math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
