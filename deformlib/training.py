@@ -101,16 +101,11 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int) -> float:
 
 # %% ../notebooks/10_training.ipynb #ab234fd6
 def make_optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate.
-
-    Raises TrainingError for another optimizer.
-    """
+    """AdamW or the released code's RMSprop (rho 0.9, epsilon 1e-7), offset branches in a group at a tenth of the rate."""
     groups = parameter_groups(net, config.lr)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, config.lr, alpha=0.9, eps=1e-7)
-    raise TrainingError(f"There is no optimizer {config.optimizer!r}: take adamw or rmsprop.")
+    return torch.optim.RMSprop(groups, config.lr, alpha=0.9, eps=1e-7)
 
 # %% ../notebooks/10_training.ipynb #e2c952b6
 def step_pairs(split: Split, config: TrainConfig, step: int) -> np.ndarray:
