@@ -57,6 +57,7 @@ class TrainConfig:
     clip_norm: largest gradient norm of a step, None for no limit. seed: of the order of the pairs and of the jitter.
     accumulate: parts in which a process takes its share of a batch, one after the other, if a card is too small for all
     of it at once; batch norm then sees one part at a time. compile: let torch.compile fuse the network's operations.
+    Raises TrainingError for a count below one, another optimizer, and a rate that is not positive.
     """
 
     epochs: int
