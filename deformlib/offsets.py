@@ -268,17 +268,15 @@ class Call:
         """What one image of the batch looked at through one offset group (with one field a filter: one filter)."""
         kernel, taps = self.layer.weight.detach(), math.prod(self.place["kernel_size"])
         offsets, mask = self.offset[item].unflatten(0, (-1, 2 * taps)), self.mask
-        offset = offsets[group].to(
-            torch.promote_types(offsets.dtype, torch.float32)
-        )  # half precision cannot count pixels
+        # half precision cannot count pixels
+        offset = offsets[group].to(torch.promote_types(offsets.dtype, torch.float32))
         if getattr(self.layer, "per_filter", False):
             mask = None if mask is None else mask[item].unflatten(0, (taps, -1))[:, group]
             return Field(offset, mask=mask, weight=kernel[group].flatten(1).norm(dim=0), before=before, **self.place)
         mask = None if mask is None else mask[item].unflatten(0, (-1, taps))[group]
         (filters, members), channels = kernel.shape[:2], self.input.shape[1]
-        first = (
-            torch.arange(filters)[:, None] // (filters * members // channels) * members
-        )  # channel each filter reads first
+        # the channel that each filter reads first, and those that lie in this offset group
+        first = torch.arange(filters)[:, None] // (filters * members // channels) * members
         reads = (first + torch.arange(members)) // (channels // len(offsets)) == group
         weight = kernel[reads.to(kernel.device)].flatten(1).norm(dim=0)
         return Field(offset, mask=mask, weight=weight, before=before, **self.place)

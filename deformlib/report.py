@@ -263,9 +263,7 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         claims.append(f"*The claim, {corpus}.* {said}")
         if part.study == "leakage":  # two splits of a model, as if two models
             swapped = runs.rename(columns={"model": "split", "split": "model"})
-            other = (
-                "by_clip" if "by_clip" in set(runs["split"]) else CLEAN
-            )  # only the clips are new, if there are such runs
+            other = "by_clip" if "by_clip" in set(runs["split"]) else CLEAN  # by_clip, only the clips are new
             leaks.append(differences(swapped, "plain", "by_copy", other))
             splits.append(f"*The split, {corpus}.* {headline(leaks[-1], f'plain, by_copy minus {other},')}")
 
