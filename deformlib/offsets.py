@@ -192,21 +192,28 @@ def draw_points(
     """Draw sampling points [..., 2] (y, x), and the position they belong to as a cross; the axes grow to hold points outside.
 
     weights: [...], such as `point_weights`; the points then take their colour, the heaviest on top, with a scale called `label`.
+    Points that are not finite, or weigh what is not, have no place: the axis says how many.
     """
-    y, x = points.detach().cpu().reshape(-1, 2).T.numpy()
-    look = {"s": max(4, 60 / len(y) ** 0.5), "linewidths": 0, "zorder": 3}
+    points = points.detach().cpu().reshape(-1, 2)
+    finite = points.isfinite().all(1) & (True if weights is None else weights.detach().cpu().flatten().isfinite())
+    if not finite.all():
+        ax.set_xlabel(f"{int((~finite).sum())} of {len(points)} points are not finite")
+    y, x = points[finite].T.numpy()
+    look = {"s": max(4, 60 / len(points) ** 0.5), "linewidths": 0, "zorder": 3}
     if weights is None:
         ax.scatter(x, y, color=POINT, **look)
     else:
-        values = weights.detach().cpu().flatten().numpy()
+        values = weights.detach().cpu().flatten()[finite].numpy()
         order = values.argsort()
-        dots = ax.scatter(x[order], y[order], c=values[order], cmap=WEIGHT, vmin=0, vmax=values.max() or 1, **look)
+        highest = values.max(initial=0) or 1
+        dots = ax.scatter(x[order], y[order], c=values[order], cmap=WEIGHT, vmin=0, vmax=highest, **look)
         ax.figure.colorbar(dots, ax=ax, shrink=0.8, label=label)
     if position is not None:
         ax.scatter(position[1], position[0], s=60, marker="+", color=POSITION, linewidths=2, zorder=4)
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    ax.set_xlim(min(left, x.min() - 1), max(right, x.max() + 1))
-    ax.set_ylim(max(bottom, y.max() + 1), min(top, y.min() - 1))
+    if finite.any():
+        (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+        ax.set_xlim(min(left, x.min() - 1), max(right, x.max() + 1))
+        ax.set_ylim(max(bottom, y.max() + 1), min(top, y.min() - 1))
     return ax
 
 # %% ../notebooks/07_seeing_offsets.ipynb #e5a27b1a
@@ -324,6 +331,9 @@ class Call:
 class OffsetWarning(UserWarning):
     """Offsets that are not finite, explode, or leave the map, or none at all; the message names the layer and the remedy."""
 
+# %% ../notebooks/07_seeing_offsets.ipynb #d91ff6c9
+THEIRS = torch.ops.torchvision.deform_conv2d
+
 
 class Recorder(TorchFunctionMode):
     """Keeps the calls of torchvision's operator and ours in `calls`, while it is active; see `record_offsets`.
@@ -366,9 +376,6 @@ class Recorder(TorchFunctionMode):
         running = self.thread.running
         name, layer = running[-1] if len(running) > 1 else self.owners.get(id(weight), running[-1])
         self.calls.append(Call(name, layer, image, offset, mask, weight.detach().clone(), *place))
-
-
-THEIRS = torch.ops.torchvision.deform_conv2d
 
 # %% ../notebooks/07_seeing_offsets.ipynb #34681759
 @contextmanager
@@ -538,7 +545,7 @@ def gif_delays(count: int, fps: float) -> list[int]:
     ends = [math.floor(100 * number / fps + 0.5) for number in range(count + 1)]
     return [10 * (end - start) for start, end in zip(ends, ends[1:])]
 
-
+# %% ../notebooks/07_seeing_offsets.ipynb #e0c31446
 def save_film(
     draw: Callable[[int, Axes], object], steps: Sequence[int], path: str | Path, fps: float = 2.0, size: float = 4.0
 ) -> Path:

@@ -189,6 +189,20 @@ def test_drawings_show_the_numbers():
     plt.close(figure)
 
 
+def test_points_that_are_not_finite_are_counted_and_not_drawn():
+    points = torch.tensor([[1.0, 2.0], [math.nan, 3.0], [2.0, math.inf], [-4.0, 5.0]])
+    for weights, lost in ((None, 2), (torch.tensor([1.0, 1.0, 1.0, math.nan]), 3)):
+        figure, ax = plt.subplots()
+        draw_points(points, draw_frame(torch.zeros(12, 12), ax), weights=weights)
+        assert len(ax.collections[0].get_offsets()) == 4 - lost
+        assert ax.get_xlabel() == f"{lost} of 4 points are not finite" and ax.get_xlim() == (-0.5, 11.5)
+        plt.close(figure)
+    figure, ax = plt.subplots()
+    draw_points(points * math.nan, ax)
+    assert ax.get_xlabel() == "4 of 4 points are not finite"
+    plt.close(figure)
+
+
 def turn_of(degrees, scale=1.0):
     """(y, x) counter-clockwise as one sees it."""
     angle = math.radians(degrees)
