@@ -373,8 +373,9 @@ class Recorder(TorchFunctionMode):
 
     def keep(self, image: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, *place) -> None:
         """Add a call; place: stride, padding and dilation as pairs, and whether each filter has a field."""
-        running = self.thread.running
-        name, layer = running[-1] if len(running) > 1 else self.owners.get(id(weight), running[-1])
+        name, layer = self.thread.running[-1]
+        if layer is None:
+            name, layer = self.owners.get(id(weight), (name, layer))
         self.calls.append(Call(name, layer, image, offset, mask, weight.detach().clone(), *place))
 
 # %% ../notebooks/07_seeing_offsets.ipynb #34681759
@@ -396,7 +397,8 @@ def record_offsets(module: nn.Module) -> Iterator[list[Call]]:
     for name, layer in named_layers(module):
         part = scripts if isinstance(layer, torch.jit.ScriptModule) else layers
         part.setdefault(layer, name or "the layer")
-    unseen = [name for layer, name in scripts.items() if "deform_conv2d" in str(getattr(layer, "inlined_graph", ""))]
+    said = {name: f"{layer.original_name} {getattr(layer, 'inlined_graph', '')}" for layer, name in scripts.items()}
+    unseen = [name for name, text in said.items() if "deform_conv2d" in text or text.startswith("DeformConv2d ")]
     owners = {id(p): (name, layer) for layer, name in layers.items() for p in layer.parameters(recurse=False)}
     recorder, hooks = Recorder(owners), []
     recorder.thread.running = [("deform_conv2d()", None)]
@@ -414,8 +416,8 @@ def record_offsets(module: nn.Module) -> Iterator[list[Call]]:
         warnings.warn(text, OffsetWarning, stacklevel=3)
     elif not recorder.calls:
         text = (
-            f"{type(module).__name__}: no deformable convolution was recorded: check that the network holds one, that it runs inside "
-            "the with-block, and that it runs in Python, not as TorchScript, a CUDA graph or an exported program of ours."
+            f"{type(module).__name__}: no deformable convolution of torchvision's or ours was recorded: check that the network has one, "
+            "that it runs inside the with-block, and that it runs in Python, not as TorchScript, a CUDA graph or an exported program."
         )
         warnings.warn(text, OffsetWarning, stacklevel=3)
 
@@ -523,7 +525,9 @@ def follow(
 def draw_steps(
     draw: Callable[[int, Axes], object], steps: Sequence[int], columns: int | None = None, size: float = 2.4
 ) -> plt.Figure:
-    """Call draw(step, ax) for every step: small multiples in rows of `columns`, or a film strip; a picture is `size` inches."""
+    """Call draw(step, ax) for every step: small multiples in rows of `columns`, or a film strip; a picture is `size` inches. ValueError without a step."""
+    if len(steps) == 0:
+        raise ValueError("no step to draw: give one or more.")
     columns = min(columns or len(steps), len(steps))
     rows = -(-len(steps) // columns)
     inches = size * columns, size * rows
@@ -556,8 +560,8 @@ def save_film(
     path, pictures, ending = Path(path), [], Path(path).suffix.lower()
     if ending not in (".png", ".gif", ".mp4"):
         raise ValueError(f"{path}: a film strip is a .png, a film a .gif or an .mp4: choose one of these endings.")
-    if not steps or not 0 < fps < math.inf:
-        raise ValueError(f"{path}: {len(steps)} steps at {fps:g} a second are no film: give one step or more, and a rate above 0.")
+    if len(steps) == 0 or not 100 / 65535 <= fps <= 1000:
+        raise ValueError(f"{path}: {len(steps)} steps at {fps:g} a second are no film: give one or more, at 0.01 to 1000 a second.")
     if not path.parent.is_dir():
         raise OSError(f"{path}: there is no such folder: make it, or choose another one.")
     if ending == ".mp4" and "libx264" not in av.codecs_available:
@@ -577,7 +581,7 @@ def save_film(
         else:
             odd = [(0, side % 2) for side in pictures[0].shape[:2]]  # a row or column again, where a side is odd
             with iio.imopen(beside, "w", plugin="pyav", options={"movflags": "faststart"}) as film:
-                film.init_video_stream("libx264", fps=fps, pixel_format="yuv420p")
+                film.init_video_stream("libx264", fps=float(fps), pixel_format="yuv420p")
                 for picture in pictures:
                     film.write_frame(np.pad(picture, [*odd, (0, 0)], mode="edge"))
     return path
