@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.overrides import handle_torch_function, has_torch_function
 
 # %% ../notebooks/06_deformable_convolution.ipynb #10dc5a66
 def nearest(position: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
@@ -365,9 +364,10 @@ def deform_conv2d(
     Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are computed
     in float32 or wider. Differentiable twice. Raises ValueError, naming what was expected, if an argument does not fit.
     """
-    if has_torch_function((input, offset, weight)):  # PyTorch's protocol: chapter 07 records calls by it
+    if torch.overrides.has_torch_function((input, offset, weight)):  # PyTorch's protocol: chapter 07 records calls by it
         given = (input, offset, weight, bias, stride, padding, dilation, mask)
-        return handle_torch_function(deform_conv2d, given[:3], *given, border=border, per_filter=per_filter)
+        options = {"border": border, "per_filter": per_filter}
+        return torch.overrides.handle_torch_function(deform_conv2d, given[:3], *given, **options)
     device, place = input.device.type, (stride, padding, dilation)
     if device in AUTOCAST and torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         input, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (input, weight))
