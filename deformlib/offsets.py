@@ -426,7 +426,10 @@ def receptive_field(node: Tensor, image: Tensor) -> Tensor:
     """Effective receptive field (Luo et al. 2016): |d node / d pixel|, summed over channels.
 
     node: one number computed from image [1, C, H, W] or [1, C, T, H, W], which requires a gradient. Returns [H, W] or [T, H, W].
+    Raises ValueError for a node or an image without a graph.
     """
+    if not (node.requires_grad and image.requires_grad):
+        raise ValueError("no graph from the image to the node: call image.requires_grad_() first, and leave torch.no_grad away.")
     (gradient,) = torch.autograd.grad(node, image, retain_graph=True)
     return gradient[0].abs().sum(0)
 

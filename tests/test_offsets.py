@@ -526,10 +526,12 @@ def test_distributed_networks_and_threads_are_recorded():
         torch.distributed.destroy_process_group()
     assert [call.name for call in calls] == NAMES
     threads = in_threads(net)
-    with record_offsets(threads) as calls:
+    with record_offsets(threads) as calls, record_offsets(net.inner) as inner, record_offsets(threads) as again:
         threads(x).sum().backward()
         deform_conv2d(x, torch.zeros(2, 18, 7, 8), torch.ones(1, 4, 3, 3), padding=1)
     assert [call.name for call in calls] == [f"module.{name}" for name in NAMES] + ["deform_conv2d()"]
+    assert [call.name for call in again] == [call.name for call in calls]
+    assert [call.name for call in inner] == ["1", "deform_conv2d()"]  # only its own layers know it in another thread
     assert x.grad.any() and not torch.overrides._get_current_function_mode_stack()
 
 
@@ -880,6 +882,9 @@ def test_influence_needs_a_graph():
         node = layer(torch.rand(1, 1, 6, 6)).sum()
     with pytest.raises(ValueError, match="the layer: offsets without a graph: record without torch.no_grad"):
         sampling_influence(node, calls[0])
+    for wrong in ((node, torch.rand(1, 1, 6, 6)), (node, torch.rand(1, 1, 6, 6, requires_grad=True))):
+        with pytest.raises(ValueError, match=r"no graph from the image to the node: call image.requires_grad_\(\)"):
+            receptive_field(*wrong)
 
 
 def test_torchvisions_layer_has_alarms_and_influence_too():
