@@ -364,6 +364,10 @@ def deform_conv2d(
     Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are computed
     in float32 or wider. Differentiable twice. Raises ValueError, naming what was expected, if an argument does not fit.
     """
+    if torch.overrides.has_torch_function((input, offset, weight)):  # PyTorch's protocol: chapter 07 records calls by it
+        given = (input, offset, weight, bias, stride, padding, dilation, mask)
+        options = {"border": border, "per_filter": per_filter}
+        return torch.overrides.handle_torch_function(deform_conv2d, given[:3], *given, **options)
     device, place = input.device.type, (stride, padding, dilation)
     if device in AUTOCAST and torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         input, weight = (tensor.to(torch.get_autocast_dtype(device)) for tensor in (input, weight))

@@ -13,7 +13,8 @@ function unpack(scene) {
       layer.taps = layer.kernel_size[0] * layer.kernel_size[1];
       layer.offsets = floats(layer.offsets);
       layer.masks = floats(layer.masks);
-      layer.largest = Math.max(0, ...layer.steps.map((step) => Math.max(...magnitude(layer, step))));
+      layer.weight = layer.weight.map((weight) => weight ?? NaN); // JSON has no word for what is not finite
+      layer.largest = Math.max(0, ...layer.steps.flatMap((step) => [...magnitude(layer, step)].filter(Number.isFinite)));
     }
   }
   return { ...scene, pixels: bytes(scene.frames.data) };
@@ -121,16 +122,17 @@ function draw(canvas, scene, network, state) {
     const values = magnitude(top, state.step);
     const heat = picture(columns, rows, (place) => {
       const share = values[place] / (top.largest || 1);
-      return [...colour(MAGMA, share), 40 + 180 * share];
+      return Number.isFinite(share) ? [...colour(MAGMA, share), 40 + 180 * share] : [0, 0, 0, 0];
     });
     context.drawImage(heat, ...onCanvas(toFrame(network, -0.5, -0.5)), columns * wide * zoom, rows * tall * zoom);
   }
 
   const points = samplingPoints(network, state), resting = samplingPoints(network, state, false);
-  const heaviest = Math.max(...points.map((point) => point[2]));
+  const finite = points.filter((point) => point.every(Number.isFinite)), lost = points.length - finite.length;
+  const heaviest = Math.max(...finite.map((point) => point[2])) || 1;
   context.strokeStyle = "rgba(0, 0, 0, 0.5)";
   context.lineWidth = 0.5;
-  for (const point of [...points].sort((one, other) => one[2] - other[2])) {
+  for (const point of [...finite].sort((one, other) => one[2] - other[2])) {
     context.fillStyle = `rgb(${colour(VIRIDIS, point[2] / heaviest)})`;
     context.beginPath();
     context.arc(...onCanvas(point), Math.max(1.5, 5 - state.depth), 0, 2 * Math.PI);
@@ -143,12 +145,13 @@ function draw(canvas, scene, network, state) {
   context.strokeRect(...corner, wide * zoom, tall * zoom);
 
   canvas.points = points;
-  const outside = points.filter(([y, x]) => y < -0.5 || x < -0.5 || y > height - 0.5 || x > width - 0.5).length;
+  const outside = finite.filter(([y, x]) => y < -0.5 || x < -0.5 || y > height - 0.5 || x > width - 0.5).length;
   const lengths = points.map(([y, x], number) => Math.hypot(y - resting[number][0], x - resting[number][1]));
-  const moved = lengths.reduce((sum, length) => sum + length, 0) / points.length;
+  const moved = lengths.filter(Number.isFinite).reduce((sum, length, _, all) => sum + length / all.length, 0);
   const seen = network.layers.slice(state.layer + 1 - state.depth, state.layer + 1);
   const deformable = seen.filter((layer) => layer.steps.includes(state.step)).length;
   return `${points.length} points, ${outside} outside the frame, moved ${moved.toFixed(2)} px on average. ` +
+    (lost ? `${lost} of them are not drawn: their offsets or weights are not finite. ` : "") +
     `${deformable} of ${state.depth} layers deformable at this step.` +
     (state.overlay ? ` Magnitude from 0 (dark) to ${top.largest.toFixed(2)} map px.` : "");
 }

@@ -12,6 +12,7 @@ import html
 import json
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from .bodies import replacing
 from .deform import pair
-from .network import VideoNet
+from .network import NetworkError, VideoNet, unwrapped
 from .offsets import Field, centres, positions_of, record_offsets, sampling_points
 
 # %% ../notebooks/14_learned_offsets.ipynb #97904ed1
@@ -52,21 +53,31 @@ def look(net: VideoNet, clip: Tensor, shown: Tensor | None = None, group: int = 
     """Let a network look at a clip [C, T, H, W] in [0, 1] and keep where its ConvLSTM layers looked; a plain one does too.
 
     shown: the same clip in other pixels, for instance larger, to be drawn instead; points are then counted in its pixels.
-    group: the filter, in a network with one offset field a filter.
+    group: the filter, in a network with one offset field a filter. net may be compiled or parallel. Raises NetworkError for another
+    network, for numbers in the clip that are not finite, and where nothing could be recorded.
     """
+    net = unwrapped(net)
+    if not isinstance(net, VideoNet):
+        raise NetworkError(f"look takes a VideoNet, not a {type(net).__name__}: chapter 07 records any other network.")
     config, training, shown = net.config, net.training, clip if shown is None else shown
+    if not (clip.isfinite().all() and shown.isfinite().all()):
+        raise NetworkError("the clip holds numbers that are not finite: give one with values in [0, 1].")
+    recurrent = [unwrapped(layer) for layer in net.recurrent]
+    steps = tuple(layer.deform_steps for layer in recurrent)
     net.eval()
-    with record_offsets(net) as calls, torch.no_grad():
+    with record_offsets(net) if any(steps) else nullcontext([]) as calls, torch.no_grad():
         net(clip[None])
     net.train(training)
     layers = []
-    for number, layer in enumerate(net.recurrent):
+    for number, layer in enumerate(recurrent):
         kernel = layer.input_conv.weight.detach()
         sides = tuple(kernel.shape[2:])
         zero = kernel.new_zeros(2 * math.prod(sides), config.map_size, config.map_size)
         weight, padding = kernel.flatten(2).norm(dim=(0, 1)), tuple(side // 2 for side in sides)
         fields = [Field(zero, sides, padding=padding, weight=weight)] * config.steps
-        mine = [call for call in calls if call.name.startswith(f"recurrent.{number}.")]
+        mine = [call for call in calls if f"{call.name}.".startswith(f"recurrent.{number}.")]
+        if layer.deform_steps and not mine:
+            raise NetworkError(f"no call of recurrent.{number} was recorded: give the network as Python, not as TorchScript.")
         for place, step in enumerate(layer.deform_steps):
             fields[step] = mine[0].field(place, group)  # the first call is the input's, of all its steps
         layers.append(fields)
@@ -74,7 +85,7 @@ def look(net: VideoNet, clip: Tensor, shown: Tensor | None = None, group: int = 
     larger = torch.tensor(shown.shape[2:]) / torch.tensor(clip.shape[2:])
     before = torch.stack([scale * larger, (add + 0.5) * larger - 0.5])
     frames = shown.transpose(0, 1)[:: config.length // config.steps][: config.steps]
-    return Looks(frames, list(zip(*layers)), before, tuple(layer.deform_steps for layer in net.recurrent))
+    return Looks(frames, list(zip(*layers)), before, steps)
 
 # %% ../notebooks/14_learned_offsets.ipynb #08bdd9bc
 def packed(values: Sequence[Tensor], kind: type = np.float32) -> str:
@@ -83,9 +94,9 @@ def packed(values: Sequence[Tensor], kind: type = np.float32) -> str:
 
 # %% ../notebooks/14_learned_offsets.ipynb #1694c653
 def as_scene(looks: dict[str, Looks], title: str = "") -> dict:
-    """All that the explorer shows, ready for JSON: frames, fields of each network, and the margin that holds every point.
+    """All that the explorer shows, ready for JSON: frames, fields of each network, and the margin that holds the points.
 
-    looks: name -> what that network looked at; all in the same clip. Raises ValueError for frames that differ, or none.
+    The margin is at most four frames wide, and a weight that is not finite is None. looks: name -> what that network looked at; all in the same clip. Raises ValueError for frames that differ, or none.
     """
     if not looks:
         raise ValueError("nothing to explore: give at least one network's looks, {name: look(net, clip)}.")
@@ -97,13 +108,15 @@ def as_scene(looks: dict[str, Looks], title: str = "") -> dict:
         last = len(seen.deformable) - 1
         for step in range(len(frames)):
             points = sampling_points(seen.stack(step, last, last + 1), positions_of(seen.fields[step][last]))
-            margin = max(margin, float(torch.maximum(-points, points - size).max()))
+            beyond = torch.maximum(-points, points - size)
+            margin = max(margin, float(beyond.masked_fill(~beyond.isfinite(), 0).max()))
         layers = []
         for number, steps in enumerate(seen.deformable):
             first, own = seen.fields[0][number], [seen.fields[step][number] for step in steps]
             names = ("kernel_size", "stride", "padding", "dilation")
             layer = {name: list(pair(getattr(first, name))) for name in names}
-            layer |= {"steps": list(steps), "weight": first.weight.tolist()}
+            weight = [each if math.isfinite(each) else None for each in first.weight.tolist()]
+            layer |= {"steps": list(steps), "weight": weight}
             layer["offsets"] = packed([field.offset for field in own])
             layer["masks"] = packed([field.mask for field in own if field.mask is not None])
             layers.append(layer)
@@ -111,7 +124,8 @@ def as_scene(looks: dict[str, Looks], title: str = "") -> dict:
         networks.append({"name": name, "map": maps, "before": seen.before.tolist(), "layers": layers})
     shown = (255 * frames.clamp(0, 1)).round().movedim(1, -1)
     pixels = {"shape": list(shown.shape), "data": packed([shown], np.uint8)}
-    return {"title": title, "frames": pixels, "margin": math.ceil(margin), "networks": networks}
+    margin = math.ceil(min(margin, 4 * max(frames.shape[2:])))
+    return {"title": title, "frames": pixels, "margin": margin, "networks": networks}
 
 # %% ../notebooks/14_learned_offsets.ipynb #7863ceb9
 CSS = """
@@ -181,7 +195,7 @@ class Explorer(anywidget.AnyWidget):
         """Write the explorer as it stands to one HTML file that needs neither Python nor a network, and return the path."""
         path = Path(path)
         values = {name: getattr(self, name) for name in ("scene", "step", "layer", "depth", "row", "column", "overlay")}
-        text = json.dumps(values).replace("<", "\\u003c")
+        text = json.dumps(values, allow_nan=False).replace("<", "\\u003c")
         with replacing(path) as beside:
             page = PAGE % (html.escape(self.scene["title"] or "Where it looks"), self._css, text, self._esm)
             beside.write_text(page, encoding="utf-8")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFECTS', 'RELEASED', 'PRESETS', 'NetworkError', 'NetworkConfig', 'paper_steps', 'select_steps', 'preset', 'VideoNet',
-           'multiply_adds', 'save_network', 'load_network', 'released_variables', 'from_released']
+           'unwrapped', 'multiply_adds', 'save_network', 'load_network', 'released_variables', 'from_released']
 
 # %% ../notebooks/09_the_network.ipynb #a001404e
 import copy
@@ -259,15 +259,23 @@ class VideoNet(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
 # %% ../notebooks/09_the_network.ipynb #d4b7cdbc
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside of torch.compile, DataParallel, DistributedDataParallel or AveragedModel, however often wrapped."""
+    while [name for name, _ in net.named_children()] in (["_orig_mod"], ["module"]):
+        (net,) = net.children()
+    return net
+
+
 def multiply_adds(net: nn.Module) -> int:
     """Multiply-adds of one clip, forwards: those of convolutions and matrix products, as PyTorch counts them.
 
     net: a network with a `config` that says in_channels, length and size. Counted on a copy without numbers (the meta
     device), where every convolution is the ordinary one; bilinear reading, pooling and pointwise work are left out.
     """
-    config, twin = net.config, copy.deepcopy(net).to("meta").eval()
+    twin = copy.deepcopy(unwrapped(net)).to("meta").eval()
+    config = twin.config
     clip = torch.empty(1, config.in_channels, config.length, config.size, config.size, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         twin(clip)
     return counter.get_total_flops() // 2
 
@@ -275,18 +283,25 @@ def multiply_adds(net: nn.Module) -> int:
 def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> None:
     """Write weights, configuration and class names of `net` to a safetensors file; `path` is never half written.
 
-    Raises NetworkError if there are not as many class names as logits, or no room.
+    net: wrapped or not, see `unwrapped`; the same network gives the same bytes. Raises NetworkError if it is no VideoNet, if it has
+    tensors that load_network would refuse, if there are not as many class names as logits, or no room.
     """
-    path = Path(path)
+    path, net = Path(path), unwrapped(net)
+    if not isinstance(net, VideoNet):
+        raise NetworkError(f"{path}: a {type(net).__name__} is no VideoNet: save its state_dict with safetensors instead.")
     if len(classes) != net.config.classes:
         raise NetworkError(
             f"{path}: {len(classes)} class names for a network with {net.config.classes} logits: give one name per logit."
         )
-    header = {"deformlib": "VideoNet", "config": json.dumps(asdict(net.config)), "classes": json.dumps(list(classes))}
+    tensors = {_bare(name): tensor.contiguous() for name, tensor in net.state_dict().items()}
+    strange = sorted(name for name, _ in _shapes(tensors).items() ^ _wanted(net.config).items())
+    if strange:
+        raise NetworkError(f"{path}: {strange[0]} is not as its configuration says: save net.float(), without parts added.")
+    header = {"config": asdict(net.config), "classes": list(classes)}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with replacing(path) as beside:
-            save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, beside, header)
+            save_file(tensors, beside, {"deformlib": json.dumps(header)})
     except SafetensorError as error:
         raise NetworkError(f"{path} cannot be written ({error}): make room, or choose another folder.") from error
 
@@ -294,7 +309,7 @@ def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> N
 def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
     """Read a file of save_network -> (the network on the CPU, set to predict; its class names).
 
-    Raises NetworkError if the file is missing, is no safetensors file, or holds another network.
+    Older files, with three entries in the header or with the names that torch.compile gives, are read as well. Raises NetworkError if the file is missing, is no safetensors file, or holds another network.
     """
     path = Path(path)
     if not path.is_file():
@@ -303,16 +318,19 @@ def load_network(path: str | Path) -> tuple[VideoNet, tuple[str, ...]]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
         tensors = load_file(path)
+        tensors = {_bare(name): tensor for name, tensor in tensors.items()}
     except (OSError, SafetensorError) as error:
         raise NetworkError(f"{path}: not a whole safetensors file; give one that save_network wrote.") from error
-    if header.get("deformlib") != "VideoNet":
+    if "deformlib" not in header:
         raise NetworkError(f"{path}: holds the weights of another network; give a file that save_network wrote.")
     try:
-        config = {name: _tuples(value) for name, value in json.loads(header["config"]).items()}
-        config, classes = NetworkConfig(**config), tuple(json.loads(header["classes"]))
-        with torch.device("meta"):  # shapes alone: what a damaged header asks for may not fit into the memory
-            wanted = VideoNet(config).state_dict()
-        if _shapes(wanted) != _shapes(tensors):
+        if header["deformlib"] == "VideoNet":  # files of before
+            header |= {name: json.loads(header[name]) for name in ("config", "classes")}
+        else:
+            header |= json.loads(header["deformlib"])
+        config = NetworkConfig(**{name: _tuples(value) for name, value in header["config"].items()})
+        classes = tuple(header["classes"])
+        if _wanted(config) != _shapes(tensors):
             raise ValueError("other tensors")
         if len(classes) != config.classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("other classes")
@@ -330,6 +348,17 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple]:
     return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
+def _wanted(config: NetworkConfig) -> dict[str, tuple]:
+    """Shapes and types that a network has; without memory, since what a damaged header asks for may not fit into it."""
+    with torch.device("meta"):
+        return _shapes(VideoNet(config).state_dict())
+
+
+def _bare(name: str) -> str:
+    """The name of a tensor without those that wrappers add."""
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
+
+
 def _tuples(value):
     """JSON's lists as tuples, inside and out."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -342,7 +371,7 @@ def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
     the names of the released code (PeymanTahghighi/DeformConvLSTM, commit 3e7d3ae), kernels [H, W, C, F], gateBias
     [H, W, F]; gamma, beta, moving_mean, moving_variance of the batch norm after each of these; k from 1.
     """
-    kernel = {"weight": "kernel", "bias": "bias"}
+    net, kernel = unwrapped(net), {"weight": "kernel", "bias": "bias"}
     norm = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
     cell = {"B": "gateBias", "input_conv.weight": "wconvInput", "state_conv.weight": "wconvHidden"}
     cell |= {f"{vector}.{gate}": vector.replace("_", "") + gate for vector in ("w_x", "w_h", "b") for gate in "ifo"}
@@ -352,9 +381,9 @@ def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
     stages |= {f"cell_{k}": pair for k, pair in enumerate(zip(net.recurrent, net.norms), 1)}
     stages |= {f"conv2d_{k}": net.conv2d[4 * k - 4 : 4 * k - 2] for k in (1, 2, 3)} | {"dense": [net.linear]}
     names, views = {ConvLSTM: cell, nn.BatchNorm2d: norm, nn.BatchNorm3d: norm}, {}
-    for stage, module in [(stage, module) for stage, modules in stages.items() for module in modules]:
+    for stage, module in [(stage, unwrapped(module)) for stage, modules in stages.items() for module in modules]:
         for ours, tensor in module.state_dict().items():
-            theirs = names.get(type(module), kernel).get(ours)
+            theirs = names.get(type(module), kernel).get(_bare(ours))
             if theirs == "gateBias":
                 tensor = tensor.movedim(0, -1)
             elif tensor.ndim > 1:

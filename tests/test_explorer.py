@@ -12,9 +12,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from deformlib.explorer import Explorer, as_scene, look
-from deformlib.network import NetworkConfig, VideoNet
+from deformlib.network import NetworkConfig, NetworkError, VideoNet
 from deformlib.offsets import POSITION, point_weights, positions_of, resting, sampling_points
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
@@ -90,6 +91,71 @@ def test_looking_changes_nothing_in_the_network(clip):
     assert net.training and all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
 
 
+def in_place(net: VideoNet) -> VideoNet:
+    """Compiled as a whole and in parts, and called before."""
+    net.compile(backend="eager")
+    net.recurrent[1].compile(backend="eager")
+    net(torch.rand(1, 1, 8, 24, 24))
+    return net
+
+
+def in_parts(net: VideoNet) -> VideoNet:
+    """Parts that are compiled or parallel."""
+    net.conv3d, net.recurrent[0] = (torch.compile(part, backend="eager") for part in (net.conv3d, net.recurrent[0]))
+    net.recurrent[2] = nn.DataParallel(net.recurrent[2])
+    return net
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, in_place, lambda net: torch.compile(nn.DataParallel(in_parts(net)))])
+def test_a_wrapped_network_looks_where_the_bare_one_does(clip, wrap):
+    bare, seen = look(network(), clip), look(wrap(network()), clip)
+    assert seen.before.equal(bare.before) and seen.deformable == bare.deformable == STEPS
+    for step in range(4):
+        for one, other in zip(bare.fields[step], seen.fields[step], strict=True):
+            assert torch.allclose(one.offset, other.offset, atol=1e-6) and one.weight.equal(other.weight)
+
+
+def test_the_released_border_is_looked_at_as_it_is_read(clip):
+    """The layer that calls the operator is the ConvLSTM itself; no tap inside the map is left outside of it."""
+    seen = look(network(2.0, defects=("released_border",)), clip)
+    points = sampling_points([seen.fields[2][0]], positions_of(seen.fields[2][0]))
+    assert seen.fields[2][0].offset.any() and points.min() >= -1e-4 and points.max() <= 5 + 1e-4
+
+
+def test_what_cannot_be_looked_at_is_said(clip):
+    with pytest.raises(NetworkError, match="look takes a VideoNet, not a Conv2d"):
+        look(torch.compile(nn.Conv2d(1, 1, 3)), clip)
+    with pytest.raises(NetworkError, match="numbers that are not finite"):
+        look(network(), clip / 0)
+    net = network()
+    net.recurrent[1].input_maps = lambda maps: maps.transpose(0, 2).transpose(1, 2)  # nothing deforms, whatever its steps say
+    with pytest.raises(NetworkError, match=r"no call of recurrent\.1 was recorded"):
+        look(net, clip)
+
+
+@pytest.fixture(scope="module")
+def diverged(clip: torch.Tensor) -> Explorer:
+    """Layer 2 has a weight that is not finite, so layer 3 has offsets that are not; and a network whose offsets explode."""
+    net, large = network(), network()
+    with torch.no_grad():
+        net.recurrent[1].input_conv.weight[0, 0, 1, 1] = torch.inf
+        large.recurrent[2].input_conv.offset_branch.bias.fill_(1e30)
+    return Explorer({"diverged": look(net, clip), "large": look(large, clip)}, step=2)
+
+
+def not_json(word: str) -> None:
+    raise AssertionError(f"{word} is no JSON")
+
+
+def test_a_diverged_network_gives_valid_json(diverged, tmp_path):
+    page = diverged.export_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    text = re.search(r'<script type="application/json">(.*?)</script>', page, re.S)[1]
+    layers = json.loads(text, parse_constant=not_json)["scene"]["networks"][0]["layers"]
+    assert [layer["weight"].count(None) for layer in layers] == [0, 1, 0]
+    assert json.loads(json.dumps(diverged.scene), parse_constant=not_json) == diverged.scene
+    assert diverged.scene["margin"] == 4 * 24  # no wider than four frames
+
+
 def test_points_are_in_pixels_of_the_frame(clip, explorer):
     seen = explorer.looks["plain"]
     for layer, depth in ((0, 1), (2, 1), (2, 3), (1, 2)):
@@ -161,6 +227,22 @@ def page(browser, explorer: Explorer, tmp_path: Path) -> Iterator:
     yield page
     page.close()
     assert not errors and asked == [path.as_uri()]
+
+
+def test_a_page_says_what_it_cannot_draw(browser, diverged, tmp_path):
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(diverged.export_html(tmp_path / "page.html").as_uri())
+    page.wait_for_selector("canvas")
+    said = page.locator("figcaption").first
+    assert "9 points, 0 outside" in said.inner_text() and "not drawn" not in said.inner_text()
+    for layer, lost in ((1, 1), (2, 9)):
+        page.locator("select").first.select_option(index=layer)
+        page.locator("input[type=checkbox]").set_checked(True)
+        assert f"{lost} of them are not drawn: their offsets or weights are not finite" in said.inner_text()
+    assert "9 outside the frame" in page.locator("figcaption").nth(1).inner_text()
+    page.close()
+    assert not errors
 
 
 def shown(page, name: str) -> torch.Tensor:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from deformlib.convlstm import ConvLSTM
 from deformlib.network import (
@@ -259,13 +259,75 @@ def test_no_defect_is_on_by_default():
 def test_weights_saved_before_a_field_was_added_still_load(tmp_path):
     path = tmp_path / "network.safetensors"
     save_network(VideoNet(TINY), path, NAMES)
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-    config = json.loads(header["config"])
+    config = asdict(TINY)
     for name in ("gates", "learned_steps", "deform_state", "shared_offsets", "defects"):
         del config[name]
-    save_file(load_file(path), path, {**header, "config": json.dumps(config)})
-    assert load_network(path)[0].config == TINY
+    header = {"deformlib": "VideoNet", "config": json.dumps(config), "classes": json.dumps(list(NAMES))}
+    save_file(load_file(path), path, header)  # three entries, as files of before have
+    again, classes = load_network(path)
+    assert again.config == TINY and classes == NAMES
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(path).items()}, path, header)
+    compiled = load_network(path)[0]
+    assert all(tensor.equal(again.state_dict()[name]) for name, tensor in compiled.state_dict().items())
+
+
+def compiled_parts(net):
+    net.conv3d, net.recurrent[1] = torch.compile(net.conv3d), nn.DataParallel(net.recurrent[1])
+    net.recurrent[0].input_conv = torch.compile(net.recurrent[0].input_conv)
+    return net
+
+
+def compiled_in_place(net):
+    net.compile()
+    return net
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        nn.DataParallel,
+        AveragedModel,
+        compiled_in_place,
+        compiled_parts,
+        lambda net: torch.compile(nn.DataParallel(torch.compile(compiled_parts(net)))),
+    ],
+)
+def test_wrapped_networks_give_the_file_of_the_bare_one(tmp_path, wrap):
+    net, path, bare = VideoNet(TINY), tmp_path / "wrapped.safetensors", tmp_path / "bare.safetensors"
+    save_network(net, bare, NAMES)
+    wrapped = wrap(copy.deepcopy(net))
+    save_network(wrapped, path, NAMES)
+    assert path.read_bytes() == bare.read_bytes() and load_network(path)[1] == NAMES
+    assert multiply_adds(wrapped) == multiply_adds(net)
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    net, files = VideoNet(TINY), set()
+    for number in range(8):
+        save_network(net, tmp_path / f"{number}.safetensors", NAMES)
+        files.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(files) == 1
+
+
+def test_the_variables_of_a_wrapped_network_are_those_of_the_bare_one():
+    net = VideoNet(replace(preset("released"), **SMALL, classes=4, deform_steps=select_steps("released", 4)))
+    views = released_variables(net)
+    wrapped = released_variables(nn.DataParallel(torch.compile(compiled_parts(copy.deepcopy(net)))))
+    assert wrapped.keys() == views.keys() and all(views[name].equal(wrapped[name]) for name in views)
+
+
+def test_networks_that_could_not_be_read_again_are_not_written(tmp_path):
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(NetworkError, match="network.safetensors: a Linear is no VideoNet: save its state_dict"):
+        save_network(torch.compile(nn.Linear(1, 1)), path, NAMES)
+    with pytest.raises(NetworkError, match=r"network.safetensors: .* is not as its configuration says: save net.float\(\)"):
+        save_network(VideoNet(TINY).half(), path, NAMES)
+    normed = VideoNet(TINY)
+    nn.utils.parametrizations.spectral_norm(normed.linear)
+    with pytest.raises(NetworkError, match="network.safetensors: linear.parametrizations.* without parts added"):
+        save_network(normed, path, NAMES)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("example-*/*.safetensors")), ids=lambda file: file.stem)
@@ -364,10 +426,8 @@ def test_wrong_files_are_one_clear_error(tmp_path):
     with pytest.raises(NetworkError, match="not a whole safetensors file"):
         load_network(path)
     path.write_bytes(whole)
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
     for config in (asdict(replace(TINY, hidden=(4, 4, 4))), {"depth": 3}):
-        save_file(load_file(path), path, {**header, "config": json.dumps(config)})
+        save_file(load_file(path), path, {"deformlib": json.dumps({"config": config, "classes": NAMES})})
         with pytest.raises(NetworkError, match="do not fit this version"):
             load_network(path)
     with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):

@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import matplotlib
 
 matplotlib.use("Agg")
 
-import cv2
+import av
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from deformlib.deform import DeformConv2d, deform_conv2d
+from deformlib.deform import DeformConv2d, deform_conv2d, per_filter_deform_conv2d
 from deformlib.offsets import (
     ARROW,
     POINT,
@@ -36,7 +38,9 @@ from deformlib.offsets import (
     effective_dilation,
     fit_similarity,
     follow,
+    gif_delays,
     mean_offset,
+    named_layers,
     offset_direction,
     offset_magnitude,
     point_weights,
@@ -185,6 +189,20 @@ def test_drawings_show_the_numbers():
     plt.close(figure)
 
 
+def test_points_that_are_not_finite_are_counted_and_not_drawn():
+    points = torch.tensor([[1.0, 2.0], [math.nan, 3.0], [2.0, math.inf], [-4.0, 5.0]])
+    for weights, lost in ((None, 2), (torch.tensor([1.0, 1.0, 1.0, math.nan]), 3)):
+        figure, ax = plt.subplots()
+        draw_points(points, draw_frame(torch.zeros(30, 30), ax), weights=weights)
+        assert len(ax.collections[0].get_offsets()) == 4 - lost
+        assert ax.get_xlabel() == f"{lost} of 4 points are not finite" and ax.get_xlim() == (-0.5, 29.5)
+        plt.close(figure)
+    figure, ax = plt.subplots()
+    draw_points(points * math.nan, ax)
+    assert ax.get_xlabel() == "4 of 4 points are not finite"
+    plt.close(figure)
+
+
 def turn_of(degrees, scale=1.0):
     """(y, x) counter-clockwise as one sees it."""
     angle = math.radians(degrees)
@@ -228,6 +246,17 @@ def test_centres_are_the_middle_of_what_a_chain_reads(chain, size):
 def test_a_layer_used_twice_in_a_chain_counts_twice():
     pool = nn.MaxPool2d(2)
     assert centres(nn.Sequential(pool, pool)).tolist() == [[4, 4], [1.5, 1.5]]
+
+
+def test_wrapped_layers_of_a_chain_count_once():
+    pool, pack = nn.MaxPool2d(2), Pack(4, 4)
+    assert centres(torch.compile(pool)).equal(centres(pool)) and centres(nn.DataParallel(pool)).equal(centres(pool))
+    chain = nn.Sequential(pool, pack, torch.compile(nn.Sequential(pool, nn.Conv2d(1, 1, (4, 3), padding="same"))))
+    assert centres(chain).tolist() == [[4, 4], [3.5, 1.5]]  # four rows, one of them above: half a pixel down
+    block = torchvision.models.resnet.BasicBlock(4, 4, 2, nn.Identity())
+    assert centres(block.conv1).equal(centres(nn.Sequential(block.conv1))) and centres(block)[0].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="^1 is a transposed convolution"):
+        centres(nn.Sequential(pool, nn.ConvTranspose2d(1, 1, 2)))
 
 
 def test_many_positions_at_once_and_where_they_rest():
@@ -343,7 +372,251 @@ def test_the_recorder_leaves_nothing_behind():
         net(x)
         raise RuntimeError("on purpose")
     net(x)
-    assert len(calls) == 3 and not any(m._forward_hooks for m in net.modules())
+    assert len(calls) == 3 and not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert not torch.overrides._get_current_function_mode_stack()
+    counted = torch.compile(nn.ReLU(), backend=(compiled := lambda graph, inputs: seen.append(graph) or graph.forward))
+    seen = []
+    assert counted(x).min() == 0 and len(seen) == 1 and compiled  # compiled networks are compiled again
+
+
+class Pack(torchvision.ops.DeformConv2d):
+    """What most packages make of torchvision's layer: it predicts its offsets itself."""
+
+    def __init__(self, channels, filters):
+        super().__init__(channels, filters, 3, padding=2, dilation=2, groups=2)
+        self.branch = nn.Conv2d(channels, 54, 3, padding=1)
+
+    def forward(self, x):
+        *offset, mask = self.branch(x).chunk(3, 1)
+        return super().forward(x, torch.cat(offset, 1), mask.sigmoid())
+
+
+class Calling(nn.Module):
+    """A layer of another package, which calls an operator itself."""
+
+    def __init__(self, operator, fields, **options):
+        super().__init__()
+        self.operator, self.options = operator, options
+        self.kernel = nn.Parameter(torch.randn(3, 4, 3, 1))
+        self.branch = nn.Conv2d(4, 6 * fields, 3, stride=(2, 1), padding=(1, 1))
+
+    def forward(self, x):
+        return self.operator(x, self.branch(x), self.kernel, stride=(2, 1), padding=(1, 0), **self.options)
+
+
+class Packs(nn.Module):
+    """All kinds of layers, one of them used twice, one of them deep inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.pack = Pack(4, 4)
+        self.inner = nn.Sequential(nn.ReLU(), nn.ModuleDict({"deep": DeformConv2d(4, 4, 3, padding=1)})["deep"])
+        self.theirs = Calling(torchvision.ops.deform_conv2d, 1)
+        self.ours = Calling(deform_conv2d, 2)
+        self.filters = Calling(per_filter_deform_conv2d, 3)
+        for name, parameter in self.named_parameters():
+            if "branch" in name:
+                nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, x):
+        x = self.inner(self.pack(self.pack(x)))
+        return self.theirs(x) + self.ours(x) + self.filters(x)
+
+
+NAMES = ["pack", "pack", "inner.1", "theirs", "ours", "filters"]
+
+
+def packs():
+    torch.manual_seed(0)
+    return Packs(), torch.randn(2, 4, 7, 8, requires_grad=True)
+
+
+def test_layers_that_call_an_operator_themselves_are_recorded():
+    net, x = packs()
+    with record_offsets(net) as calls:
+        output = net(x)
+    assert [call.name for call in calls] == NAMES and [call.layer for call in calls] == [
+        net.pack, net.pack, net.inner[1], net.theirs, net.ours, net.filters,
+    ]  # fmt: skip
+    first, second, deep, theirs, ours, filters = calls
+    assert first.input is x and second.input.equal(net.pack(x)) and (first.kernel_size, first.dilation) == ((3, 3), (2, 2))
+    assert first.mask.equal(net.pack.branch(x)[:, 36:].sigmoid()) and (first.groups, first.offset_groups) == (2, 2)
+    assert deep.offset.equal(net.inner[1].fields(deep.input)[0]) and deep.mask is None
+    for call, fields in ((theirs, 1), (ours, 2), (filters, 3)):
+        assert (call.kernel_size, call.stride, call.padding, call.dilation) == ((3, 1), (2, 1), (1, 0), (1, 1))
+        assert call.offset_groups == fields and call.weight.equal(call.layer.kernel) and call.mask is None
+    assert filters.per_filter and not ours.per_filter
+    for call in calls:  # the operator, told what was recorded, says what the layer said
+        for item in (0, 1):
+            field, influence = call.field(item), sampling_influence(output[item].square().sum(), call)
+            assert field.offset.shape == (2 * math.prod(call.kernel_size), *call.offset.shape[2:])
+            assert field.stride == call.stride and influence.shape[1] * 2 == call.offset.shape[1]
+            assert influence[item].any() and not influence[1 - item].any()
+    points = sampling_points([theirs.field(1)], (1, 2))
+    assert torch.allclose(points, torch.tensor([[1.0, 2], [2, 2], [3, 2]]) + theirs.offset[1, :, 1, 2].view(3, 2))
+    said = deform_conv2d(
+        filters.input, filters.offset, filters.weight, stride=(2, 1), padding=(1, 0), per_filter=True
+    )
+    assert torch.allclose(said, net.filters(filters.input), atol=1e-5)
+
+
+def in_threads(net):
+    """What DataParallel does with several GPUs: its replicas run in threads of their own."""
+
+    class Threads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = net
+
+        def forward(self, x):
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(self.module, x).result()
+
+    return Threads()
+
+
+def compiled_part(net):
+    net.inner, net.pack = (torch.compile(part, backend="eager") for part in (net.inner, net.pack))
+    return net
+
+
+def compiled_in_place(net):
+    net.compile(backend="eager")
+    net.pack.compile(backend="eager")
+    return net
+
+
+WRAPS = {
+    "compiled": lambda net: torch.compile(net, backend="eager"),
+    "compiled in place": compiled_in_place,
+    "compiled part": compiled_part,
+    "parallel": nn.DataParallel,
+    "averaged": AveragedModel,
+    "all of them": lambda net: torch.compile(nn.DataParallel(torch.compile(net, backend="eager")), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_wrapped_networks_are_recorded_as_bare_ones(wrap, before):
+    """Compiled before or while the recording runs, called before or not: the names and numbers of the bare network."""
+    net, x = packs()
+    with record_offsets(net) as expected:
+        output = net(x)
+    net = WRAPS[wrap](net)
+    if before:
+        net(x), net(x)
+    with record_offsets(net) as calls:
+        again = net(x)
+    assert [call.name for call in calls] == NAMES and torch.allclose(again, output, atol=1e-6)
+    for call, bare in zip(calls, expected, strict=True):
+        assert call.place == bare.place and torch.allclose(call.offset, bare.offset, atol=1e-6)
+        assert sampling_influence(again.square().sum(), call).any()
+    assert [name for name, _ in named_layers(net)] == [name for name, _ in named_layers(packs()[0])]
+
+
+def test_distributed_networks_and_threads_are_recorded():
+    net, x = packs()
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(net)
+        with record_offsets(parallel) as calls:
+            parallel(x)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [call.name for call in calls] == NAMES
+    threads = in_threads(net)
+    with record_offsets(threads) as calls, record_offsets(net.inner) as inner, record_offsets(threads) as again:
+        threads(x).sum().backward()
+        deform_conv2d(x, torch.zeros(2, 18, 7, 8), torch.ones(1, 4, 3, 3), padding=1)
+    assert [call.name for call in calls] == [f"module.{name}" for name in NAMES] + ["deform_conv2d()"]
+    assert [call.name for call in again] == [call.name for call in calls]
+    assert [call.name for call in inner] == ["1", "deform_conv2d()"]  # only its own layers know it in another thread
+    assert x.grad.any() and not torch.overrides._get_current_function_mode_stack()
+
+
+def test_calls_outside_of_any_layer_and_of_a_compiled_function():
+    net, x = packs()
+    around = torch.compile(lambda x: net(x).sin(), backend="eager")
+    around(x)
+    with record_offsets(net) as calls:
+        around(x)
+        net.inner[1].forward(x)  # past the hooks: named after the owner of its weight
+        torchvision.ops.deform_conv2d(x, torch.zeros(2, 18, 7, 8), torch.ones(1, 4, 3, 3), padding=1)
+        with pytest.raises(RuntimeError):
+            torchvision.ops.deform_conv2d(x, torch.zeros(2, 18, 2, 2), torch.ones(1, 4, 3, 3), padding=1)
+    assert [call.name for call in calls] == [*NAMES, "inner.1", "deform_conv2d()"] and calls[-1].layer is None
+    with record_offsets(net.pack) as calls:
+        net.pack(x)
+    assert [call.name for call in calls] == ["the layer"]
+
+
+def test_two_recordings_both_record_and_name_the_layers_of_their_own():
+    net, x = packs()
+    with record_offsets(net) as outer:
+        with record_offsets(net.inner) as inner:
+            net(x)
+        with pytest.raises(ValueError, match="on purpose"), record_offsets(net):
+            net(x)
+            raise ValueError("on purpose")
+        net(x)
+    assert [call.name for call in outer] == 3 * NAMES and len(inner) == 6
+    assert [call.name for call in inner if call.layer] == ["1"]
+
+
+def test_a_layer_that_fails_and_is_caught_leaves_the_names_right():
+    class Trying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.packs, self.pack = Packs(), Pack(4, 4)
+
+        def forward(self, x):
+            try:
+                self.packs(x[:, :3])
+            except RuntimeError:
+                return self.pack(x)
+
+    net = Trying()
+    with record_offsets(net) as calls:
+        net(packs()[1])
+    assert [call.name for call in calls] == ["pack"]
+
+
+def test_a_recorded_weight_is_that_of_the_call():
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    with record_offsets(layer) as calls:
+        layer(torch.rand(1, 1, 5, 5))
+        nn.init.zeros_(layer.weight)
+    assert calls[0].field().weight.min() > 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::torch.jit.TracerWarning")
+def test_what_cannot_be_recorded_is_said():
+    layer, x, offset = torchvision.ops.DeformConv2d(1, 1, 3), torch.rand(1, 1, 5, 5), torch.zeros(1, 18, 3, 3)
+    net = nn.ModuleDict({"script": torch.jit.trace(layer, (x, offset)), "layer": layer})
+    with pytest.warns(OffsetWarning, match="^script: TorchScript runs outside of Python"), record_offsets(net) as calls:
+        net["script"](x, offset)
+        net["layer"](x, offset)
+    assert [call.name for call in calls] == ["layer"]
+    ours = DeformConv2d(1, 1, 3, per_filter=True)
+    net = nn.Sequential(ours, nn.Sequential(torch.jit.trace(ours, torch.rand(1, 1, 5, 5))))
+    with pytest.warns(OffsetWarning, match="^1.0: TorchScript runs outside"), record_offsets(net) as calls:
+        net(torch.rand(1, 1, 7, 7))
+    with warnings.catch_warnings(), record_offsets(nn.Sequential(torch.jit.trace(nn.ReLU(), x), layer)):
+        warnings.simplefilter("error")
+        layer(x, offset)  # what TorchScript runs here is not deformable
+    plain = nn.Conv2d(1, 1, 3)
+    with pytest.warns(OffsetWarning, match="^Conv2d: no deformable convolution of torchvision's or ours was recorded") as caught:
+        with record_offsets(plain) as calls:
+            plain(x)
+    assert len(caught) == 1 and caught[0].filename == __file__ and not calls
+    exported = torch.export.export(layer, (x, offset)).module()
+    with record_offsets(exported) as calls:
+        exported(x, offset + 1)
+    assert calls[0].offset.unique().tolist() == [1]
+    for wrong in (lambda x: x, torch.export.export(layer, (x, offset))):
+        with pytest.raises(ValueError, match="records an nn.Module, not"), record_offsets(wrong):
+            pass
 
 
 def test_recorded_steps_of_a_convlstm_are_its_offset_fields():
@@ -358,7 +631,10 @@ def test_recorded_steps_of_a_convlstm_are_its_offset_fields():
         (call,) = calls
         for step in (0, 1):
             for clip in (0, 1):
-                assert torch.allclose(call.source[step * 2 + clip], layer.offset_fields(x)[clip, step], atol=1e-6)
+                said = layer.offset_fields(x)[clip, step]
+                if per_filter:  # there the channels go tap by tap
+                    said = said.unflatten(0, (9, 3, 2)).transpose(0, 1).flatten(0, 2)
+                assert torch.allclose(call.offset[step * 2 + clip], said, atol=1e-6)
 
 
 def test_gradients_and_regions_find_the_pixels_that_matter():
@@ -472,16 +748,18 @@ def test_points_follow_a_shift_exactly():
     assert torch.allclose(second - first, torch.tensor([3.0, -2.0]), atol=1e-5)
 
 
-@pytest.mark.parametrize("ending", ["png", "gif", "mp4"])
-def test_films(tmp_path, ending):
-    def draw(step, ax):
-        ax.imshow(np.full((4, 4), 60.0 * step), cmap="gray", vmin=0, vmax=255)
-        ax.set_title(f"step {step}")
+def draw_gray(step, ax):
+    """A level of gray that says which step it is."""
+    ax.imshow(np.full((4, 4), 60.0 * step), cmap="gray", vmin=0, vmax=255)
+    ax.set_title(f"step {step}")
 
-    path = save_film(draw, [0, 2, 4], tmp_path / f"film.{ending}", size=1.5)
-    if ending == "mp4":
-        video = cv2.VideoCapture(str(path))
-        frames = [video.read()[1] for _ in range(int(video.get(cv2.CAP_PROP_FRAME_COUNT)))]
+
+@pytest.mark.parametrize("ending", ["png", "gif", "mp4", "GIF", "MP4"])
+def test_films(tmp_path, ending):
+    path = save_film(draw_gray, [0, 2, 4], tmp_path / f"film.{ending}", size=1.5)
+    if ending.lower() == "mp4":
+        with av.open(str(path)) as film:
+            frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     else:
         picture = Image.open(path)
         frames = []
@@ -497,15 +775,74 @@ def test_films(tmp_path, ending):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_film_of_another_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"film\.avi: .*\.png.*\.gif.*\.mp4"):
-        save_film(lambda step, ax: ax, [0], tmp_path / "film.avi")
+@pytest.mark.parametrize(("fps", "size"), [(2.0, 1.5), (29.97, 1.51), (12.5, 1.53), (60, 1.5)])
+def test_an_mp4_is_what_browsers_play(tmp_path, fps, size):
+    """H.264, colours at half resolution, even sides, the index in front; as long and as fast as asked."""
+    path = save_film(draw_gray, [0, 1, 2, 1, 4], tmp_path / "film.mp4", fps=fps, size=size)
+    with av.open(str(path)) as film:
+        (stream,) = film.streams
+        assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 5)
+        assert float(stream.average_rate) == pytest.approx(fps, rel=1e-4)
+        times = [frame.time for frame in film.decode(stream)]
+    assert times == pytest.approx([number / fps for number in range(5)], abs=1e-3)
+    side = math.floor(100 * size)  # matplotlib's 100 dots an inch
+    assert {stream.width, stream.height} == {side + side % 2}
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize(
+    ("fps", "delays"),
+    [(2, [500] * 4), (30, [30, 40, 30, 30, 40, 30]), (40, [30, 20, 30, 20]), (50, [20] * 3), (12, [80, 90, 80, 80]),
+     (0.01, [100_000, 100_000])],
+)  # fmt: skip
+def test_a_gif_keeps_its_rate(tmp_path, fps, delays):
+    """Delays are whole hundredths of a second; equal pictures, which Pillow merges, last as long as they would apart."""
+    assert gif_delays(len(delays), fps) == delays and abs(sum(gif_delays(100, fps)) - 1e5 / fps) <= 5
+    for steps in (range(len(delays)), [0, *[1] * (len(delays) - 1)], [1] * len(delays)):
+        path, played = save_film(draw_gray, steps, tmp_path / "film.gif", fps=fps, size=1.0), 0
+        with Image.open(path) as film:
+            for number in range(film.n_frames):
+                film.seek(number)
+                played += film.info["duration"]
+        assert played == sum(delays)
+
+
+@pytest.mark.parametrize("fps", [50.5, 60, 1000])
+def test_a_rate_that_no_gif_has_is_refused(tmp_path, fps):
+    with pytest.raises(ValueError, match=f"to 50 a second, not {fps:g}: choose another rate, or an .mp4"):
+        save_film(draw_gray, [0], tmp_path / "film.gif", fps=fps)
+
+
+@pytest.mark.parametrize(("steps", "fps"), [([], 2), ([0], 0), ([0], -1), ([0], math.nan), ([0], math.inf), ([0], 1e6)])
+def test_no_film_is_said(tmp_path, steps, fps):
+    for ending in ("gif", "mp4"):
+        with pytest.raises(ValueError, match=f"film.{ending}: {len(steps)} steps at .* are no film"):
+            save_film(draw_gray, steps, tmp_path / f"film.{ending}", fps=fps)
+    assert not list(tmp_path.iterdir())
+
+
+def test_films_that_cannot_be_written_are_said(tmp_path, monkeypatch):
+    for ending in ("gif", "mp4"):
+        with pytest.raises(OSError, match=f"film.{ending}: there is no such folder"):
+            save_film(draw_gray, [0], tmp_path / "nowhere" / f"film.{ending}")
+    monkeypatch.setattr("av.codecs_available", {"mpeg4", "h264"})
+    with pytest.raises(OSError, match=r"film.mp4: this PyAV has no encoder for H.264.*save a .gif"):
+        save_film(draw_gray, [0], tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("ending", ["avi", "webm", "mov", "gif.txt"])
+def test_a_film_of_another_kind_is_refused(tmp_path, ending):
+    with pytest.raises(ValueError, match=rf"film\.{ending}: .*\.png.*\.gif.*\.mp4"):
+        save_film(lambda step, ax: ax, [0], tmp_path / f"film.{ending}")
 
 
 def test_small_multiples():
     figure = draw_steps(lambda step, ax: ax.set_title(step), range(5), columns=3)
     assert [ax.get_title() for ax in figure.axes] == list("01234")
     plt.close(figure)
+    with pytest.raises(ValueError, match="no step to draw"):
+        draw_steps(lambda step, ax: ax, [])
 
 
 @pytest.mark.parametrize(
@@ -523,6 +860,31 @@ def test_alarms(push, alarm):
     if alarm:
         assert caught[0].category is OffsetWarning and alarm in messages[0] and "parameter_groups" in messages[0]
         assert messages[0].startswith("0: ")
+
+
+def test_nothing_is_not_well():
+    """No call, no image: the answer is not that all is well."""
+    with pytest.warns(OffsetWarning, match="Nothing was recorded"):
+        assert check_offsets([]) == ["Nothing was recorded, so nothing was checked: run the network inside of record_offsets."]
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    with record_offsets(layer) as calls:
+        layer(torch.rand(0, 1, 6, 6)), layer(torch.rand(1, 1, 6, 6))
+    with pytest.warns(OffsetWarning, match="the layer: a batch of no images"):
+        assert len(check_offsets(calls)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_offsets(calls[1:]) == []
+
+
+def test_influence_needs_a_graph():
+    layer = DeformConv2d(1, 1, 3, padding=1)
+    with record_offsets(layer) as calls, torch.no_grad():
+        node = layer(torch.rand(1, 1, 6, 6)).sum()
+    with pytest.raises(ValueError, match="the layer: offsets without a graph: record without torch.no_grad"):
+        sampling_influence(node, calls[0])
+    for wrong in ((node, torch.rand(1, 1, 6, 6)), (node, torch.rand(1, 1, 6, 6, requires_grad=True))):
+        with pytest.raises(ValueError, match=r"no graph from the image to the node: call image.requires_grad_\(\)"):
+            receptive_field(*wrong)
 
 
 def test_torchvisions_layer_has_alarms_and_influence_too():
