@@ -187,7 +187,7 @@ BROKEN = {
     "channel": GOOD.replace("Zrotation", "Wrotation", 1),
     "count": GOOD.replace("CHANNELS 6", "CHANNELS six", 1),
     "cut": GOOD[:-40],
-    "frames": GOOD.replace("Frames: 2", "Frames: 3"),
+    "frames": GOOD.replace("Frames: 2", "Frames: 30"),
     "none": GOOD.replace("Frames: 2", "Frames: 0"),
     "time": GOOD.replace("Frame Time: 0.03", "Frame Time: -0.03"),
     "nan": re.sub(r"5\.000000(?=[^\n]*\n[^\n]*\n$)", "nan", GOOD, count=1),
