@@ -102,7 +102,7 @@ def _read_frames(text: str, width: int) -> tuple[np.ndarray, float, str]:
     if total != n_frames * width or not total:
         torn = bool(rows) and len(rows[-1]) < width and not re.search(r"[^-+.,\deE]", "".join(rows[-1]))
         whole = rows[:-1] if torn else rows
-        near = abs(len(whole) - n_frames) <= 3 and len(whole) > n_frames / 2 >= 0.5
+        near = abs(len(whole) - n_frames) <= 3 and len(whole) > n_frames / 2 >= 0.5 and n_frames % 1 == 0
         if not near or any(len(row) != width for row in whole):
             raise ValueError(f"{n_frames:g} frames of {width} numbers are announced, {total} numbers follow")
         note = f"{n_frames:g} frames are announced, {len(whole)} are read" + torn * ", and the last line breaks off"
@@ -247,7 +247,7 @@ def _bodies_by_shape(motion: Motion) -> list[dict[str, int]]:
         if not inside and alone and (not bodies or size > 0.5 * bodies[0][0]):
             bodies.append((size, hips, *branches))
     tips = [[far[branch] for branch in body[2:]] for body in bodies]
-    return [_with_sides(motion, ends[:2], ends[2:4], ends[4]) for ends in tips]
+    return [_with_sides(motion, ends[:2], ends[2:4], ends[4]) for ends in sorted(tips)]
 
 # %% ../notebooks/01b_motion_capture.ipynb #64c69e0d
 def _bodies(motion: Motion) -> list[dict[str, int]]:
@@ -399,24 +399,24 @@ def _at_25(positions: np.ndarray, fps: float) -> np.ndarray:
 LEASH = 0.2  # metres, along each axis, that a person may leave the middle before the camera goes along
 
 
-def _follow(hips: np.ndarray) -> np.ndarray:
-    """Where the camera goes, [T, 3]: along with the hips [T, 3], averaged over a second, but for what the leash gives.
+def _follow(places: np.ndarray) -> np.ndarray:
+    """Where a camera goes, [T, 3], that keeps `places` [T, 3] within the leash of their median: with them, but smoothly.
 
-    However sudden a step or jump is, the hips stay within 0.05 m more than the leash.
+    It moves as they do on average over a second. However sudden a step is, they stay within 0.05 m more than the leash.
     """
-    reach = FPS // 2
+    reach, away = FPS // 2, places - np.median(places, axis=0)
     weights = np.hanning(2 * reach + 3)[1:-1]
-    padded = np.pad(hips, ((reach, reach), (0, 0)), "reflect", reflect_type="odd")
+    padded = np.pad(away, ((reach, reach), (0, 0)), "reflect", reflect_type="odd")
     path = np.stack([np.convolve(way, weights / weights.sum(), "valid") for way in padded.T], axis=1)
     camera = path - path.clip(-LEASH, LEASH)
-    left = hips - camera
+    left = away - camera
     return camera + (left - left.clip(-LEASH - 0.05, LEASH + 0.05))
 
 
 def as_figure(motion: Motion) -> Motion:
     """Anybody's motion with the joints of our figure: trunk 0.5 m, hips over the origin, facing us, 25 frames a second.
 
-    Trunk, hips and facing are medians over the clip; whoever leaves the middle by more than `LEASH` is followed. Raises
+    Trunk, hips and facing are medians over the clip; whoever goes farther than `LEASH` is followed. Raises
     BodyError if the skeleton shows no hands, feet and head, or more than one person, or if a limb has no length, or lies more
     than 100 m from the rest.
     """
@@ -440,7 +440,7 @@ def as_figure(motion: Motion) -> Motion:
     facing = rotation("y", np.degrees(np.arctan2(line[2], line[0]))) * 0.5 / trunk
     positions = (np.stack([at[name] for name in JOINTS], axis=1) - np.median(at["pelvis"], axis=0)) @ facing.T
     positions = _at_25(positions, motion.fps)
-    positions -= _follow(positions[:, JOINTS.index("pelvis")])[:, None]
+    positions -= _follow(positions[:, [JOINTS.index("pelvis"), JOINTS.index("head")]].mean(1))[:, None]
     if not (np.abs(positions) < 100).all():
         raise BodyError("a joint of this person lies more than 100 m from the hips; export the motion again.")
     return Motion(JOINTS, PARENTS, positions, FPS)
