@@ -674,7 +674,7 @@ def test_one_frame_more_in_a_short_file_is_read(tmp_path: Path):
 REFUSED = {  # what is wrong -> the words that must say so
     "": "begins with ''",
     "PK\x03\x04": "begins with 'PK",
-    GOOD.replace("HIERARCHY\n", ""): "begins with 'ROOT' and not with HIERARCHY",
+    GOOD.replace("HIERARCHY\n", ""): "begins with 'ROOT', not with HIERARCHY",
     GOOD.replace("MOTION\n", ""): r"line \d+: .*did not expect 'Frames:'",
     GOOD.split("MOTION")[0]: "ends before the line MOTION",
     "HIERARCHY\n": "ends before the line MOTION",
