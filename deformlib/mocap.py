@@ -315,13 +315,14 @@ def _length(motion: Motion, start: int, tip: int) -> float:
 
 
 def _metres(motion: Motion) -> float:
-    """How many metres the unit of a person's motion is: m, dm, inch, cm or mm."""
+    """How many metres the unit of a person's motion is: m, dm, inch, cm or mm, or if none fits, what makes it 1.3 m long."""
     units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
     bodies = _bodies(motion)[:1]
     start = _fork(motion, bodies[0]) if bodies else 0
     tips = bodies[0].values() if bodies else range(len(motion.names))
-    longest = max(_length(motion, start, tip) for tip in tips)
-    return units[np.abs(np.log(max(longest, 1e-9) * units / 1.3)).argmin()]
+    longest = max(1e-9, *(_length(motion, start, tip) for tip in tips))
+    unit = units[np.abs(np.log(longest * units / 1.3)).argmin()]
+    return unit if not bodies or 0.8 < longest * unit < 1.75 else 1.3 / longest
 
 # %% ../notebooks/01b_motion_capture.ipynb #e887c1fd
 _MARKS = (  # byte order marks
@@ -336,9 +337,9 @@ def read_bvh(path: str | Path) -> Motion:
     """Read a BVH file with any joint names, units, up axis and frame rate; raises BodyError for a broken one.
 
     The unit (m, dm, inch, cm or mm) is the one that brings the longest way from where the legs part to a tip nearest to a
-    person's 1.3 m. Up is the axis along which the head lies from the feet. Position channels take the place of the offset,
-    unless all are zero, or within a tenth of a bone of it. End sites become joints, named after their parent with `_end`.
-    Warns if there are up to three frames more or fewer than announced, or if the last line breaks off.
+    person's 1.3 m; a person whom no unit leaves between 0.8 and 1.75 m gets that 1.3 m. Up is the axis along which the head
+    lies from the feet. Position channels take the place of the offset, unless all are zero, or within a tenth of a bone of
+    it. End sites become joints, named after their parent with `_end`. Of several people the first is measured. Warns if there are up to three frames more or fewer than announced, or if the last line breaks off.
     """
     if not os.path.isfile(path):
         raise BodyError(f"{path} is not there: check the folder and the spelling.")

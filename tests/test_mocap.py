@@ -142,6 +142,16 @@ def test_read_bvh_finds_the_unit(tmp_path: Path, unit: float):
     assert np.allclose(place(mocap.read_bvh(path), "LeftHand")[1], where, atol=1e-4)
 
 
+def test_a_unit_that_is_none_of_ours_gives_a_person_all_the_same(tmp_path: Path):
+    """CMU's files count in 5.6 cm: no unit of the list is near, and the longest way is set to 1.3 m."""
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(PERSON, MOVES, unit=1 / 5.644))
+    motion = mocap.read_bvh(path)
+    hand = ["Hips", "Spine", "Chest", "LeftCollar", "LeftUpperArm", "LeftLowerArm", "LeftHand"]
+    bones = [np.linalg.norm(place(motion, one)[0] - place(motion, other)[0]) for one, other in zip(hand, hand[1:])]
+    assert sum(bones) == pytest.approx(1.3)
+
+
 @pytest.mark.parametrize(
     "axes, signs", [((2, 0, 1), (1, 1, 1)), ((1, 2, 0), (1, 1, 1)), ((0, 2, 1), (1, -1, 1)), ((0, 1, 2), (-1, -1, 1))]
 )
