@@ -144,7 +144,7 @@ def _chain(motion: Motion, tip: int) -> list[int]:
         chain.insert(0, motion.parents[chain[0]])
     return chain
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #13a024d9
 _HELPER = re.compile(
     "(^|[^a-z])ik|ik([^a-z]|$)|"
     "ctrl|control|pole|prop|target|helper|twist|weapon|socket|attach|effector|goal|hair|eye|jaw"
@@ -162,7 +162,7 @@ def _tip_named(name: str) -> tuple[str | None, bool]:
             tip = f"{side}_hand" if part[1] else f"{side}_foot"
     return tip, bool(_HELPER.search(words))
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #e03803ee
 def _bodies_by_name(motion: Motion) -> list[dict[str, int]]:
     """The tips of each person, that is of each deepest joint from which all five hang; helpers only if nothing else is."""
     named = [_tip_named(name) for name in motion.names]
@@ -192,7 +192,7 @@ def _limb(motion: Motion, tip: int, other: int) -> tuple[list[int], int]:
         apart[start] = np.linalg.norm(np.subtract(*motion.positions[:, joints].swapaxes(0, 1)), axis=1).mean()
     return chain, int((pairs * (apart > 0.05 * pairs)).argmax()) if len(pairs) else 0
 
-
+# %% ../notebooks/01b_motion_capture.ipynb #275d4bdf
 def _with_sides(motion: Motion, legs: list[int], arms: list[int], head: int) -> dict[str, int]:
     """Name the tips: toes and knees point ahead over the clip, and left is a quarter turn from it about the trunk."""
     ahead, starts = 0, []
