@@ -124,7 +124,7 @@ def _place_joints(parents: list[int], offsets: np.ndarray, channels: list[list[s
         own = list(zip(channels[joint], values[:, column:].T))
         column += len(own)
         local, turn = np.tile(offsets[joint], (len(values), 1)), np.eye(3)
-        unused = 0.1 * min(lengths[joint], lengths.mean()) if parent >= 0 else 0
+        unused = (0.1 if parent >= 0 else 0.01) * min(lengths[joint], lengths.mean())
         moves = any((np.abs(value) > unused).any() for channel, value in own if "position" in channel)
         for channel, value in own:
             if "rotation" in channel:
@@ -241,7 +241,10 @@ def _bodies_by_shape(motion: Motion) -> list[dict[str, int]]:
         for hips, spine in zip(chains[chest][-2::-1], chains[chest][::-1]) if heads else ():
             legs = pair([child for child in children[hips] if child != spine])
             if legs and legs[0] > 0.6 * arms[0]:
-                found.append((legs[0] + arms[0], hips, *legs[1:], *arms[1:], max(heads, key=lambda child: limb[child])))
+                trunk = np.median(motion.positions[:, chest] - motion.positions[:, hips], axis=0)
+                rise = [np.median(motion.positions[:, far[child]] - motion.positions[:, chest], axis=0) for child in heads]
+                head = heads[int(np.argmax(rise @ trunk))]
+                found.append((legs[0] + arms[0], hips, *legs[1:], *arms[1:], head))
     bodies = []
     for size, hips, *branches in sorted(found, reverse=True):  # no person has a person for a leg or holds another
         inside = any(limb_of in chains[other] for _, other, *_ in found for limb_of in branches[:4])
@@ -279,8 +282,9 @@ def _tips(motion: Motion) -> dict[str, int]:
 def _upright(motion: Motion, rest: np.ndarray) -> np.ndarray:
     """The rotation that takes to y the axis along which a person stands; none if there is nobody.
 
-    That is the way from feet to head, by the median. The pose of the offsets alone, `rest` [J, 3], has another axis if it
-    stands, and either a tenth of the frames agree, or the lowest point of the clip lies at the file's zero along it only.
+    That is the way from feet to head, by the median. The pose of the offsets alone, `rest` [J, 3], is believed instead if
+    it stands, and the lowest point of the clip does not lie at the file's zero along the median's axis, but does along the
+    pose's, or a tenth of the frames stand along that.
     """
     bodies = _bodies(motion)
     if not bodies:
@@ -302,7 +306,7 @@ def _upright(motion: Motion, rest: np.ndarray) -> np.ndarray:
     up, other = axis(np.median(rises, axis=0)), axis(leg + trunk)
     if leg @ trunk > 0.9 * np.linalg.norm(leg) * np.linalg.norm(trunk):
         limit = 0.1 * np.median(heights)
-        if (rises @ other > 0.7 * heights).mean() >= 0.1 or off_zero(other) < limit <= off_zero(up):
+        if off_zero(up) >= limit and (off_zero(other) < limit or (rises @ other > 0.7 * heights).mean() >= 0.1):
             up = other
     first = np.roll(np.abs(up), -1)
     return np.stack([first, up, np.cross(first, up)])
@@ -325,11 +329,13 @@ def _metres(motion: Motion) -> float:
     return unit if not bodies or 0.8 < longest * unit < 1.75 else 1.3 / longest
 
 # %% ../notebooks/01b_motion_capture.ipynb #e887c1fd
-_MARKS = (  # byte order marks
+_MARKS = (  # byte order marks, and the H of HIERARCHY without one
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"H\0", "utf-16-le"),
+    (b"\0H", "utf-16-be"),
 )
 
 
@@ -346,7 +352,10 @@ def read_bvh(path: str | Path) -> Motion:
     data = Path(path).read_bytes()
     code = next((code for mark, code in _MARKS if data.startswith(mark)), "utf-8-sig")
     lines = data.decode(code, errors="replace").splitlines()
-    text = re.sub(r"(^|\s)(//|#(?!\d)).*|^#.*", r"\1", "\n".join(lines), flags=re.MULTILINE)
+    if "#" in (text := "\n".join(lines)) or "//" in text:  # comments, but not the #3 of a joint's name
+        names = [re.match(r"\s*(root|joint)\b", line, re.IGNORECASE) for line in lines]
+        marks = [r"(^|\s)(//|#(?!\d)).*" if name else r"(^|\s)(//|#).*" for name in names]
+        text = "\n".join(re.sub(mark, "", line) for mark, line in zip(marks, lines))
     place = 0
 
     def read_words() -> Iterator[str]:
