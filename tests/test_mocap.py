@@ -421,6 +421,21 @@ def test_an_offset_pose_in_other_axes_than_the_motion_is_not_believed(tmp_path: 
     assert np.allclose((place(motion, "Head") - place(motion, "Hips"))[:, 1], 0.67)
 
 
+def test_who_lies_now_and_then_along_the_axis_of_a_pose_without_meaning_stays_upright(tmp_path: Path):
+    """Where all bones of the offsets lie along x, as in two public sets: a fifth of the clip along x is no reason, on a floor."""
+    text = bvh_text(TOES, {"Hips": [(0, 0, 0)] * 50}, axes=(1, 0, 2), signs=(1, -1, 1))  # y becomes x, x becomes -y
+    head, rows = text.split("MOTION\n")
+    rows = rows.splitlines()
+    for frame in range(50):  # stands along y, turned about z; lies along x in ten frames
+        hips, turned = ("0 12 0", "0") if frame < 10 else ("0 90 0", "90")
+        rows[2 + frame] = " ".join([hips, turned, *rows[2 + frame].split()[4:]])
+    path = tmp_path / "person.bvh"
+    path.write_text(f"{head}MOTION\n" + "\n".join(rows))
+    motion = mocap.read_bvh(path)
+    rise = (place(motion, "Head") - place(motion, "Hips"))[:, 1]
+    assert np.allclose(rise[10:], 0.67) and np.abs(rise[:10]).max() < 0.05
+
+
 def test_collarbones_longer_than_forearms(tmp_path: Path):
     """CMU's skeletons begin both collarbones at one point; collarbone and upper arm are then the longest two bones."""
     change = {
@@ -437,7 +452,7 @@ def test_collarbones_longer_than_forearms(tmp_path: Path):
 # Names of many programs, and helper bones
 
 PARTS = "Hips Spine Chest Neck Head Collar UpperArm LowerArm Hand Thigh Shin Foot Toe".split()
-PROGRAMS = {  # what the parts of PARTS are called; {} stands for the side, given as (left, right) first
+PROGRAMS = {  # the words for left and right, which stand for {}, and what the parts are called
     "MotionBuilder": ("Left Right", "Hips Spine Spine1 Neck Head {}Shoulder {}Arm {}ForeArm {}Hand {}UpLeg {}Leg {}Foot {}ToeBase"),
     "Blender": ("L R", "hips spine chest neck head shoulder.{} upper_arm.{} forearm.{} hand.{} thigh.{} shin.{} foot.{} toe.{}"),
     "Unreal": ("l r", "pelvis spine_01 spine_02 neck_01 head clavicle_{} upperarm_{} lowerarm_{} hand_{} thigh_{} calf_{} foot_{} ball_{}"),
@@ -455,13 +470,13 @@ PROGRAMS = {  # what the parts of PARTS are called; {} stands for the side, give
 
 
 def rename_as(program: str):
+    """What `program` calls the joint `name`; some write blanks for the underscores of the table."""
     sides, names = PROGRAMS[program]
-    names = dict(zip(PARTS, names.replace("_", " ").split(" ") if program == "none" else names.split()))
+    names = dict(zip(PARTS, names.split()))
 
     def rename(name: str) -> str:
         side = next((side for side in ("Left", "Right") if name.startswith(side)), "")
-        word = sides.split()[side == "Right"]
-        new = names[name.removeprefix(side)].format(word)
+        new = names[name.removeprefix(side)].format(sides.split()[side == "Right"])
         return new.replace("_", " ") if program in ("Biped", "blanks") else new
 
     return rename
@@ -533,7 +548,7 @@ def test_toes_tell_left_from_right(tmp_path: Path, facing: int, mirrored: bool):
     skeleton = dict(reversed(TOES.items())) if mirrored else TOES
     skeleton = {"Hips": TOES["Hips"]} | skeleton
     moves = {"Hips": [(0, 0, facing)] * 9, "LeftUpperArm": [(120, 0, 0)] * 9}
-    figure = figure_of(tmp_path, bvh_text(skeleton, moves, rename=RENAMES["numbers"] if False else lambda n: f"j{[*TOES].index(n)}"))
+    figure = figure_of(tmp_path, bvh_text(skeleton, moves, rename=lambda name: f"j{[*TOES].index(name)}"))
     assert stands(figure)
     assert place(figure, "left_hand")[0, 1] > place(figure, "head")[0, 1] > place(figure, "right_hand")[0, 1]
 
@@ -729,8 +744,7 @@ def test_what_is_refused_gets_a_sentence_that_fits(tmp_path: Path, number: int):
 @pytest.mark.parametrize("size", [1e-7, 0.01, 0.5])
 def test_position_channels_that_are_nearly_zero_do_not_replace_the_offset(tmp_path: Path, size: float):
     """Within a tenth of a bone of zero in every frame they are noise; constantly the offset, they are the offset."""
-    noisy = {"Hips": [(0, 0, 0)] * 8}
-    text = bvh_text(PERSON, noisy, moves=("Chest",))
+    text = bvh_text(PERSON, {"Hips": [(0, 0, 0)] * 8}, moves=("Chest",))
     rng = np.random.default_rng(0)
     head, rows = text.split("MOTION\n")
     rows = rows.splitlines()
@@ -742,6 +756,13 @@ def test_position_channels_that_are_nearly_zero_do_not_replace_the_offset(tmp_pa
     plain = mocap.read_bvh(path)
     path.write_text(f"{head}MOTION\n" + "\n".join(rows))
     assert np.allclose(mocap.read_bvh(path).positions, plain.positions)
+
+
+def test_a_root_with_position_channels_that_are_nearly_zero_keeps_its_offset(tmp_path: Path):
+    hips = PERSON | {"Hips": (None, (0, 90, 0))}
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(hips, STANDING).replace("\n0.000000 90.000000 0.000000", "\n0.0001 -0.0002 0.0001"))
+    assert np.allclose(place(mocap.read_bvh(path), "Hips"), [0, 0.9, 0])
 
 
 def test_a_joint_turned_twice_about_one_axis_keeps_both_turns(tmp_path: Path):
