@@ -73,7 +73,7 @@ def _read_skeleton(words: Iterator[str]) -> tuple[list[str], list[int], np.ndarr
             offsets[above[-1]] = [_number(next(words, "")) for _ in "xyz"]
         elif kind == "CHANNELS":
             count = _number(next(words, ""))
-            own = [next(words, "").lower() for _ in range(int(min(max(count, 0), 7)))]
+            own = [next(words, "").lower() for _ in range(7 if count > 6 else int(max(0, count)))]
             if len(own) != count or not all(re.fullmatch("[xyz](position|rotation)", channel) for channel in own):
                 raise ValueError("there are more than six channels, or one that is not one of Xposition to Zrotation")
             channels[above[-1]] = own
@@ -95,6 +95,8 @@ def _read_frames(text: str, width: int) -> tuple[np.ndarray, float, str]:
     if not header:
         raise ValueError("MOTION must be followed by Frames: and their number, then Frame Time: and seconds")
     n_frames, interval = map(_number, header.groups())
+    if not width:
+        raise ValueError("no joint has channels, so nothing moves")
     if not 1e-6 <= interval <= 1:
         raise ValueError(f"a frame lasts {interval} seconds, and not 0.000001 to 1")
     rows = [row for row in map(str.split, text[header.end() :].splitlines()) if row]
@@ -181,7 +183,8 @@ def _bodies_by_name(motion: Motion) -> list[dict[str, int]]:
 def _limb(motion: Motion, tip: int, other: int) -> tuple[list[int], int]:
     """A limb's joints, without those shared with the `other` of its kind, and where its two longest bones begin.
 
-    They are neighbours and do not begin where both limbs do: a collarbone from the middle of the chest can be longer than a forearm.
+    They are neighbours, and do not begin where both limbs do: a collarbone from the middle of the chest can be longer
+    than a forearm.
     """
     one, two = _chain(motion, tip), _chain(motion, other)
     chain, mirror = [joint for joint in one if joint not in two], [joint for joint in two if joint not in one]
@@ -345,7 +348,8 @@ def read_bvh(path: str | Path) -> Motion:
     The unit (m, dm, inch, cm or mm) is the one that brings the longest way from where the legs part to a tip nearest to a
     person's 1.3 m; a person whom no unit leaves between 0.8 and 1.75 m gets that 1.3 m. Up is the axis along which the head
     lies from the feet. Position channels take the place of the offset, unless all are zero, or within a tenth of a bone of
-    it. End sites become joints, named after their parent with `_end`. Of several people the first is measured. Warns if there are up to three frames more or fewer than announced, or if the last line breaks off.
+    it. End sites become joints, named after their parent with `_end`. Of several people the first is measured. Warns if
+    there are up to three frames more or fewer than announced, or if the last line breaks off.
     """
     if not os.path.isfile(path):
         raise BodyError(f"{path} is not there: check the folder and the spelling.")

@@ -1,8 +1,11 @@
 """Motion capture: BVH files of many habits, and the films made of them."""
 
 import csv
+import json
 import math
 import re
+import subprocess
+import sys
 import tarfile
 import warnings
 from pathlib import Path
@@ -713,6 +716,8 @@ REFUSED = {  # what is wrong -> the words that must say so
     GOOD.replace("CHANNELS 6", "CHANNELS -1", 1): "channels",
     GOOD.replace("CHANNELS 6", "CHANNELS 2.5", 1): "channels",
     GOOD.replace("CHANNELS 6", "CHANNELS 9", 1): "more than six channels",
+    GOOD.replace("CHANNELS 6", "CHANNELS nan", 1): "channels",
+    re.sub("CHANNELS .*", "CHANNELS 0", GOOD.split("MOTION")[0]) + "MOTION\nFrames: 2\nFrame Time: 0.1\n": "no joint has channels",
     GOOD.replace("Frames: 2\n", ""): "MOTION must be followed by Frames:",
     GOOD.replace("Frames: 2", "Frames: two"): "expected a number and met 'two'",
     GOOD.replace("Frames: 2", "Frames: 2.5"): "2.5 frames",
@@ -910,6 +915,22 @@ def test_motion_corpus_asks_for_a_usable_manifest(tmp_path: Path):
     table.unlink()
     with pytest.raises(BodyError, match=r"manifest\.csv does not exist"):
         mocap.motion_corpus(folder, tmp_path / "made")
+
+
+def test_the_counting_of_real_files(tmp_path: Path):
+    """tests/tools/check_mocap.py on three files: a walker with a root on the floor, somebody seen from behind, and nobody."""
+    (tmp_path / "set").mkdir()
+    walker = beside_a_root(walk(60, 1.4), away=(0, 0, 500))
+    for name, text in (("walk", walker), ("behind", bvh_text(TOES, {"Hips": [(0, 0, 180)] * 9})), ("nothing", "")):
+        (tmp_path / "set" / f"{name}.bvh").write_text(text)
+    tool = Path(__file__).parent / "tools" / "check_mocap.py"
+    command = [sys.executable, str(tool), f"three={tmp_path / 'set'}", "--folder", str(tmp_path / "record")]
+    subprocess.run(command, check=True, capture_output=True, cwd=tool.parents[2])
+    (found,) = json.loads((tmp_path / "record" / "mocap.json").read_text())["sets"]
+    assert found["files"] == 3 and len(found["refused"]) == 1 and "begins with" in found["refused"][0]
+    assert all(found[what] == 2 for what in ("read", "upright", "sized", "facing", "named", "sides", "whole"))
+    assert found["upright_from_joint_0"] == found["whole_still"] == 1
+    assert "| three | 3 | 2 |" in (tmp_path / "record" / "mocap.md").read_text()
 
 
 @pytest.mark.skipif(not EBMDB.is_file(), reason="the motion capture of ../shared/data/ebmdb is not here")
