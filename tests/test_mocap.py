@@ -920,7 +920,7 @@ def test_motion_corpus_asks_for_a_usable_manifest(tmp_path: Path):
 def test_the_counting_of_real_files(tmp_path: Path):
     """tests/tools/check_mocap.py on three files: a walker with a root on the floor, somebody seen from behind, and nobody."""
     (tmp_path / "set").mkdir()
-    walker = beside_a_root(walk(60, 1.4), away=(0, 0, 500))
+    walker = beside_a_root(walk(60, 2, (1, 0, 0)), away=(500, 0, 0))
     for name, text in (("walk", walker), ("behind", bvh_text(TOES, {"Hips": [(0, 0, 180)] * 9})), ("nothing", "")):
         (tmp_path / "set" / f"{name}.bvh").write_text(text)
     tool = Path(__file__).parent / "tools" / "check_mocap.py"
