@@ -183,11 +183,14 @@ def _bodies_by_name(motion: Motion) -> list[dict[str, int]]:
 def _limb(motion: Motion, tip: int, other: int) -> tuple[list[int], int]:
     """A limb's joints, without those shared with the `other` of its kind, and where its two longest bones begin.
 
-    They are neighbours, and do not begin where both limbs do: a collarbone from the middle of the chest can be longer
-    than a forearm.
+    They are neighbours, end where the first joint called a hand or a foot is, if one is (what follows may be a sword), and
+    do not begin where both limbs do (a collarbone from the middle of the chest can be longer than a forearm).
     """
     one, two = _chain(motion, tip), _chain(motion, other)
     chain, mirror = [joint for joint in one if joint not in two], [joint for joint in two if joint not in one]
+    named = [_tip_named(motion.names[joint]) for joint in chain]
+    ends = [number for number, name in enumerate(named) if number > 1 and name == (named[-1][0], False) != (None, False)]
+    chain = chain[: ends[0] + 1] if ends else chain
     bones = np.linalg.norm(np.diff(motion.positions[:, chain], axis=1), axis=2).mean(0)
     pairs = bones[:-1] + bones[1:]
     apart = np.full(len(pairs), np.inf)
@@ -324,10 +327,13 @@ def _length(motion: Motion, start: int, tip: int) -> float:
 def _metres(motion: Motion) -> float:
     """How many metres the unit of a person's motion is: m, dm, inch, cm or mm, or if none fits, what makes it 1.3 m long."""
     units = np.array([1, 0.1, 0.0254, 0.01, 0.001])
-    bodies = _bodies(motion)[:1]
-    start = _fork(motion, bodies[0]) if bodies else 0
-    tips = bodies[0].values() if bodies else range(len(motion.names))
-    longest = max(1e-9, *(_length(motion, start, tip) for tip in tips))
+    bodies = _bodies(motion)
+    if bodies:  # the shorter of both arms or both legs, for one hand may hold a sword
+        ways = {name: _length(motion, _fork(motion, bodies[0]), tip) for name, tip in bodies[0].items()}
+        longest = max(min(ways[f"{side}_{part}"] for side in SIDES) for part in ("hand", "foot"))
+    else:
+        longest = max(_length(motion, 0, joint) for joint in range(len(motion.names)))
+    longest = max(longest, 1e-9)
     unit = units[np.abs(np.log(longest * units / 1.3)).argmin()]
     return unit if not bodies or 0.8 < longest * unit < 1.75 else 1.3 / longest
 

@@ -525,7 +525,7 @@ def test_helper_bones_are_no_hands(tmp_path: Path, name: str, bones: int):
             assert np.allclose(figure_of(tmp_path, f"{inside}MOTION\n{rows}").positions, plain, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["LeftHandWeapon", "weapon_hand_l", "LeftHandProp", "Sword"])
+@pytest.mark.parametrize("name", ["LeftHandWeapon", "weapon_hand_l", "LeftHandProp", "LeftHandSword", "Sword"])
 def test_what_a_hand_holds_is_no_hand(tmp_path: Path, name: str):
     text = bvh_text(TOES, MOVES)
     plain = figure_of(tmp_path, text).positions
