@@ -370,7 +370,7 @@ def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tupl
     bones = (("pelvis", "chest"), ("chest", "neck"), ("neck", "head"), ("left_hip", "left_knee"))
     *trunk, thigh = (np.linalg.norm(at[one] - at[other], axis=1).mean() for one, other in bones)
     standing = np.median(hips - knees) > thigh / 2
-    low = np.median(knees) + 0.06
+    low = min(np.median(knees) + 0.06, np.median(at["head"][:, 1]) - 0.4)  # the latter for who lies
     scale = actor.zoom * HEIGHT / (sum(trunk) + thigh * standing + 0.42)  # from lengths: bowing must not zoom in
     centre = [WIDTH / 2, HEIGHT] + rng.normal(size=2) * [12, 6] + 1.5 * drift(rng, len(turned), 2)
     near = {name: scale / (1 - np.minimum(where[:, 2:] / actor.distance, 0.8)) for name, where in at.items()}

@@ -378,11 +378,14 @@ def bvh(rng: random.Random, place: Path) -> tuple[Path, Use]:
         text = text.replace(old, new, rng.choice((1, 3, -1)))
         if rng.random() < 0.3:  # frames without channels
             text = "\n".join(line for line in text.splitlines()[: text[: text.index("MOTION")].count("\n") + 3] if "CHANNELS" not in line)
+    if rng.random() < 0.3:  # what other programs write
+        ball, floor = "ROOT Ball\n{\nOFFSET 0 0 0\nCHANNELS 0\n}\n", "ROOT Floor\n{\nOFFSET 0 0 0\nCHANNELS 0\nJOINT"
+        text = rng.choice(("\ufeff" + text, "# made\n\n" + text, text.replace("\n", "\n\n"), text.replace("\n", "\r"), text.lower(), text + text.splitlines()[-1], text.replace("ROOT", ball + "ROOT"), text.replace("ROOT", floor).replace("MOTION", "}\nMOTION"), text.replace("JOINT Spine", "JOINT ik_hand_l\n{\n}\nJOINT Spine"), text.replace(".", ",")))
     folder = place / "bvh é"
     folder.mkdir()
     path = folder / rng.choice(("walk é.bvh", f"{'w' * 245}.bvh", "a.BVH"))
     path.write_bytes(rng.choice((b"", b"HIERARCHY\nMOTION\n", rng.randbytes(500))) if rng.random() < 0.05 else break_text(rng, text) if rng.random() < 0.7 else text.encode())
-    (folder / "good.bvh").write_text(motion())
+    (folder / "good.bvh").write_text(motion() + "\n")  # never the same bytes as the other
     (folder / "manifest.csv").write_text(f"path,label,actor\n{path.name},joy,Ann\ngood.bvh,joy,Ann\n")
 
     def use() -> str:

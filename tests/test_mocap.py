@@ -1,16 +1,20 @@
 """Motion capture: BVH files of many habits, and the films made of them."""
 
 import csv
+import json
 import math
 import re
+import subprocess
+import sys
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deformlib import mocap
-from deformlib.bodies import JOINTS, BodyError, Motion, make_corpus
+from deformlib.bodies import JOINTS, BodyError, Motion, draw_actor, make_corpus
 from deformlib.frames import read_video
 
 EBMDB = Path(__file__).resolve().parents[2] / "shared" / "data" / "ebmdb" / "ebmdb_bvh30_subset150.tar.xz"
@@ -141,6 +145,16 @@ def test_read_bvh_finds_the_unit(tmp_path: Path, unit: float):
     assert np.allclose(place(mocap.read_bvh(path), "LeftHand")[1], where, atol=1e-4)
 
 
+def test_a_unit_that_is_none_of_ours_gives_a_person_all_the_same(tmp_path: Path):
+    """CMU's files count in 5.6 cm: no unit of the list is near, and the longest way is set to 1.3 m."""
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(PERSON, MOVES, unit=1 / 5.644))
+    motion = mocap.read_bvh(path)
+    hand = ["Hips", "Spine", "Chest", "LeftCollar", "LeftUpperArm", "LeftLowerArm", "LeftHand"]
+    bones = [np.linalg.norm(place(motion, one)[0] - place(motion, other)[0]) for one, other in zip(hand, hand[1:])]
+    assert sum(bones) == pytest.approx(1.3)
+
+
 @pytest.mark.parametrize(
     "axes, signs", [((2, 0, 1), (1, 1, 1)), ((1, 2, 0), (1, 1, 1)), ((0, 2, 1), (1, -1, 1)), ((0, 1, 2), (-1, -1, 1))]
 )
@@ -187,7 +201,7 @@ BROKEN = {
     "channel": GOOD.replace("Zrotation", "Wrotation", 1),
     "count": GOOD.replace("CHANNELS 6", "CHANNELS six", 1),
     "cut": GOOD[:-40],
-    "frames": GOOD.replace("Frames: 2", "Frames: 3"),
+    "frames": GOOD.replace("Frames: 2", "Frames: 30"),
     "none": GOOD.replace("Frames: 2", "Frames: 0"),
     "time": GOOD.replace("Frame Time: 0.03", "Frame Time: -0.03"),
     "nan": re.sub(r"5\.000000(?=[^\n]*\n[^\n]*\n$)", "nan", GOOD, count=1),
@@ -291,6 +305,490 @@ def test_frame_rates_meet_at_25(tmp_path: Path):
     angles = np.degrees(np.arctan2(hand[:, 0] - hand[0, 0], hand[0, 1] + 0.29 * 0.5 / 0.57 - hand[:, 1]))
     assert np.allclose(angles, np.linspace(0, 90, 26), atol=0.5)
 
+
+# Where a body is measured: up, size and facing come from the body, never from joint 0
+
+TOES = PERSON | {f"{side}Toe": (f"{side}Foot", (0, -4, 14)) for side in ("Left", "Right")}
+STANDING = {"Hips": [(0, 0, 0)] * 3}
+
+
+def rooted(text: str, joints: str, values: str = "", first: bool = True) -> str:
+    """The text with `joints` (closed braces) above the skeleton or, if not `first`, below its last joint; `values` lead each row."""
+    skeleton, rows = text.removeprefix("HIERARCHY\n").split("MOTION\n")
+    skeleton = joints + skeleton if first else skeleton + joints
+    head, rows = rows.splitlines()[:2], rows.splitlines()[2:]
+    rows = [f"{values} {row}" if first else f"{row} {values}" for row in rows]
+    return f"HIERARCHY\n{skeleton}MOTION\n" + "\n".join([*head, *rows]) + "\n"
+
+
+def beside_a_root(text: str, name: str = "Reference", more: str = "", away: tuple = (0, 0, 0)) -> str:
+    """The text with its skeleton below a joint that stays on the floor, `away` (in the file's units) from it."""
+    skeleton, rows = text.removeprefix("HIERARCHY\n").split("MOTION\n")
+    head, rows = rows.splitlines()[:2], [row.split() for row in rows.splitlines()[2:]]
+    moved = [" ".join([*(f"{float(a) + b:.4f}" for a, b in zip(row, away)), *row[3:]]) for row in rows]
+    skeleton = skeleton.replace("ROOT Hips", "JOINT Hips", 1)
+    top = f"ROOT {name}\n{{\nOFFSET 0 0 0\nCHANNELS 0\n"
+    return f"HIERARCHY\n{top}{skeleton}{more}}}\nMOTION\n" + "\n".join([*head, *moved]) + "\n"
+
+
+def figure_of(tmp_path: Path, text: str | bytes) -> Motion:
+    path = tmp_path / "person.bvh"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return mocap.as_figure(mocap.read_bvh(path))
+
+
+def stands(figure: Motion) -> bool:
+    """Whether the median figure stands upright with its trunk of half a metre, its left on its left, and faces us."""
+    at = dict(zip(figure.names, np.median(figure.positions, axis=0)))
+    shoulders = (at["left_shoulder"] + at["right_shoulder"]) / 2
+    upright = shoulders[1] - at["pelvis"][1] > 0.4 and at["head"][1] > shoulders[1] > at["left_knee"][1] + 0.5
+    sides = all(at[f"left_{joint}"][0] > at[f"right_{joint}"][0] + 0.1 for joint in ("shoulder", "hip", "knee"))
+    return bool(upright and sides and at["nose"][2] > at["head"][2])
+
+
+@pytest.mark.parametrize("away", [(0, 90, 0), (250, 90, 0), (-30, 90, 400), (3000, 90, 3000)], ids=str)
+@pytest.mark.parametrize("name", ["Reference", "Root", "Armature", "joint 0"])
+def test_a_person_is_the_same_wherever_the_root_stays(tmp_path: Path, name: str, away: tuple):
+    """With a root that stays on the floor, metres away, the figure and the unit are those of the person alone."""
+    text = bvh_text(PERSON, MOVES)
+    alone = figure_of(tmp_path, text)
+    text = beside_a_root(text, name, away=away)
+    assert np.allclose(figure_of(tmp_path, text).positions, alone.positions, atol=1e-4)
+    motion = mocap.read_bvh(tmp_path / "person.bvh")
+    assert np.linalg.norm(place(motion, "LeftHand") - place(motion, "LeftLowerArm"), axis=1) == pytest.approx(0.252, abs=0.001)
+
+
+PROP = "ROOT Ball\n{\nOFFSET 0 0 0\nCHANNELS 3 Xposition Yposition Zposition\nEnd Site\n{\nOFFSET 0 300 0\n}\n}\n"
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("rename", ["as is", "numbers"])
+def test_of_several_roots_the_person_is_taken(tmp_path: Path, first: bool, rename: str):
+    text = bvh_text(TOES, MOVES, rename=lambda name: RENAMES[rename](name) if name in PERSON else "last " + str(len(name)))
+    alone = figure_of(tmp_path, text)
+    assert np.allclose(figure_of(tmp_path, rooted(text, PROP, "500 20 -100", first)).positions, alone.positions)
+
+
+@pytest.mark.parametrize("rename", ["as is", "numbers"])
+@pytest.mark.parametrize("together", [True, False])
+def test_two_people_in_a_file_are_named(tmp_path: Path, rename: str, together: bool):
+    def text(who: str) -> str:
+        return bvh_text(TOES, STANDING, rename=lambda name: f"{who}:" + (name if rename == "as is" else str(len(name))))
+
+    first, second = (text(who).removeprefix("HIERARCHY\n").split("MOTION\n") for who in ("Ann", "Bob"))
+    if together:
+        both = f"ROOT Scene {{ {first[0]}{second[0]} }}".replace("ROOT Ann", "JOINT Ann").replace("ROOT Bob", "JOINT Bob")
+    else:
+        both = first[0] + second[0]
+    head, rows = first[1].splitlines()[:2], zip(first[1].splitlines()[2:], second[1].splitlines()[2:])
+    with pytest.raises(BodyError, match=r"2 people, below 'Ann:\w+' and 'Bob:\w+': keep one"):
+        figure_of(tmp_path, f"HIERARCHY\n{both}\nMOTION\n" + "\n".join([*head, *map(" ".join, rows)]))
+
+
+def lying(share: float, angle: float, height: float = 0, n_frames: int = 50) -> str:
+    """Someone who stands, and in a share of the frames is turned by `angle` about x (90: lies on the face; 180: on the head)."""
+    turned = [(0, angle, 0) if frame < share * n_frames else (0, 0, 0) for frame in range(n_frames)]
+    head, rows = bvh_text(TOES, {"Hips": turned}).split("MOTION\n")
+    rows = rows.splitlines()
+    for frame in range(n_frames):
+        hips = height if frame < share * n_frames else 90
+        rows[2 + frame] = " ".join(["20", str(hips), "70", *rows[2 + frame].split()[3:]])
+    return f"{head}MOTION\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("angle, height", [(90, 12), (-90, 12), (180, 69)], ids=["face", "back", "head"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
+def test_who_lies_or_stands_on_the_head_is_shown_so(tmp_path: Path, share: float, angle: float, height: float):
+    """For a part of the clip or all of it: the pose of the offsets and the floor, where the file has its zero, tell."""
+    path = tmp_path / "person.bvh"
+    path.write_text(lying(share, angle, height))
+    motion = mocap.read_bvh(path)
+    rise = (place(motion, "Head") - place(motion, "Hips"))[:, 1]
+    assert rise[0] == pytest.approx(0.67 * math.cos(math.radians(angle)) + 0.02 * (abs(angle) == 90) * -np.sign(angle), abs=0.01)
+    if share < 1:
+        assert rise[-1] == pytest.approx(0.67, abs=0.01)
+    figure = mocap.as_figure(motion)
+    for seed in range(5 * ((share, angle) != (0.7, 180))):  # for heads below knees by the median the frame is too small
+        actor = draw_actor(np.random.default_rng(seed))
+        assert mocap.in_picture(figure, actor, np.random.default_rng(seed)).all()
+
+
+def test_an_offset_pose_in_other_axes_than_the_motion_is_not_believed(tmp_path: Path):
+    """As in files whose bones all lie along x, or whose root turns y up into z up: the motion tells."""
+    text = bvh_text(PERSON, {"Hips": [(0, 90, 0)] * 9})  # stands along z, offsets along y
+    rows = text.split("MOTION\n")[1].splitlines()
+    moved = text.split("MOTION\n")[0] + "MOTION\n" + "\n".join([*rows[:2], *(f"15 40 90 {' '.join(r.split()[3:])}" for r in rows[2:])])
+    path = tmp_path / "person.bvh"
+    path.write_text(moved)
+    motion = mocap.read_bvh(path)
+    assert np.allclose((place(motion, "Head") - place(motion, "Hips"))[:, 1], 0.67)
+
+
+def test_who_lies_now_and_then_along_the_axis_of_a_pose_without_meaning_stays_upright(tmp_path: Path):
+    """Where all bones of the offsets lie along x, as in two public sets: a fifth of the clip along x is no reason, on a floor."""
+    text = bvh_text(TOES, {"Hips": [(0, 0, 0)] * 50}, axes=(1, 0, 2), signs=(1, -1, 1))  # y becomes x, x becomes -y
+    head, rows = text.split("MOTION\n")
+    rows = rows.splitlines()
+    for frame in range(50):  # stands along y, turned about z; lies along x in ten frames
+        hips, turned = ("0 12 0", "0") if frame < 10 else ("0 90 0", "90")
+        rows[2 + frame] = " ".join([hips, turned, *rows[2 + frame].split()[4:]])
+    path = tmp_path / "person.bvh"
+    path.write_text(f"{head}MOTION\n" + "\n".join(rows))
+    motion = mocap.read_bvh(path)
+    rise = (place(motion, "Head") - place(motion, "Hips"))[:, 1]
+    assert np.allclose(rise[10:], 0.67) and np.abs(rise[:10]).max() < 0.05
+
+
+def test_collarbones_longer_than_forearms(tmp_path: Path):
+    """CMU's skeletons begin both collarbones at one point; collarbone and upper arm are then the longest two bones."""
+    change = {
+        "LeftCollar": ("Chest", (0, 8, 0)), "RightCollar": ("Chest", (0, 8, 0)),
+        "LeftUpperArm": ("LeftCollar", (26, 0, 0)), "RightUpperArm": ("RightCollar", (-26, 0, 0)),
+        "LeftHand": ("LeftLowerArm", (0, -22, 0)), "RightHand": ("RightLowerArm", (0, -22, 0)),
+    }  # fmt: skip
+    figure = figure_of(tmp_path, bvh_text(PERSON | change, STANDING))
+    assert stands(figure)
+    assert place(figure, "left_shoulder")[0, 0] - place(figure, "right_shoulder")[0, 0] > 0.4
+    assert place(figure, "left_elbow")[0, 1] < place(figure, "left_shoulder")[0, 1] - 0.2
+
+
+# Names of many programs, and helper bones
+
+PARTS = "Hips Spine Chest Neck Head Collar UpperArm LowerArm Hand Thigh Shin Foot Toe".split()
+PROGRAMS = {  # the words for left and right, which stand for {}, and what the parts are called
+    "MotionBuilder": ("Left Right", "Hips Spine Spine1 Neck Head {}Shoulder {}Arm {}ForeArm {}Hand {}UpLeg {}Leg {}Foot {}ToeBase"),
+    "Blender": ("L R", "hips spine chest neck head shoulder.{} upper_arm.{} forearm.{} hand.{} thigh.{} shin.{} foot.{} toe.{}"),
+    "Unreal": ("l r", "pelvis spine_01 spine_02 neck_01 head clavicle_{} upperarm_{} lowerarm_{} hand_{} thigh_{} calf_{} foot_{} ball_{}"),
+    "Mixamo": ("Left Right", "mixamorig:Hips mixamorig:Spine mixamorig:Spine1 mixamorig:Neck mixamorig:Head mixamorig:{}Shoulder mixamorig:{}Arm mixamorig:{}ForeArm mixamorig:{}Hand mixamorig:{}UpLeg mixamorig:{}Leg mixamorig:{}Foot mixamorig:{}ToeBase"),
+    "CMU": ("l r", "hips lowerback chest neck head {}clavicle {}humerus {}radius {}hand {}femur {}tibia {}foot {}toes"),
+    "Biped": ("L R", "Bip01 Bip01_Spine Bip01_Spine1 Bip01_Neck Bip01_Head Bip01_{}_Clavicle Bip01_{}_UpperArm Bip01_{}_Forearm Bip01_{}_Hand Bip01_{}_Thigh Bip01_{}_Calf Bip01_{}_Foot Bip01_{}_Toe0"),
+    "VRM": ("L R", "J_Bip_C_Hips J_Bip_C_Spine J_Bip_C_Chest J_Bip_C_Neck J_Bip_C_Head J_Bip_{}_Shoulder J_Bip_{}_UpperArm J_Bip_{}_LowerArm J_Bip_{}_Hand J_Bip_{}_UpperLeg J_Bip_{}_LowerLeg J_Bip_{}_Foot J_Bip_{}_ToeBase"),
+    "Xsens": ("Left Right", "Hips Chest Chest4 Neck Head {}Collar {}Shoulder {}Elbow {}Wrist {}Hip {}Knee {}Ankle {}Toe"),
+    "Daz": ("l r", "hip abdomen chest neck head {}Collar {}Shldr {}ForeArm {}Hand {}Thigh {}Shin {}Foot {}Toe"),
+    "OptiTrack": ("L R", "Skeleton_Hip Skeleton_Ab Skeleton_Chest Skeleton_Neck Skeleton_Head Skeleton_{}Shoulder Skeleton_{}UArm Skeleton_{}FArm Skeleton_{}Hand Skeleton_{}Thigh Skeleton_{}Shin Skeleton_{}Foot Skeleton_{}Toe"),
+    "Bandai Namco": ("L R", "Hips Spine Chest Neck Head Shoulder_{} UpperArm_{} LowerArm_{} Hand_{} UpperLeg_{} LowerLeg_{} Foot_{} Toes_{}"),
+    "capitals": ("LEFT RIGHT", "HIPS SPINE CHEST NECK HEAD {}COLLAR {}UPARM {}LOWARM {}HAND {}THIGH {}SHIN {}FOOT {}TOE"),
+    "blanks": ("Left Right", "my_hips my_spine my_chest my_neck the_head the_{}_collar the_{}_arm a_{}_elbow the_{}_hand {}_hip {}_knee {}_foot {}_toe"),
+}  # fmt: skip
+
+
+def rename_as(program: str):
+    """What `program` calls the joint `name`; some write blanks for the underscores of the table."""
+    sides, names = PROGRAMS[program]
+    names = dict(zip(PARTS, names.split()))
+
+    def rename(name: str) -> str:
+        side = next((side for side in ("Left", "Right") if name.startswith(side)), "")
+        new = names[name.removeprefix(side)].format(sides.split()[side == "Right"])
+        return new.replace("_", " ") if program in ("Biped", "blanks") else new
+
+    return rename
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_names_of_many_programs(tmp_path: Path, program: str):
+    """The figure is that of the same person with plain names, found by name: facing away, where the shape alone has no sides."""
+    moves = {"Hips": [(0, 0, 200)] * 3, "LeftUpperArm": [(120, 0, 0)] * 3}
+    plain = figure_of(tmp_path, bvh_text(TOES, moves))
+    figure = figure_of(tmp_path, bvh_text(TOES, moves, rename=rename_as(program)))
+    assert len(mocap._bodies_by_name(mocap.read_bvh(tmp_path / "person.bvh"))) == 1
+    assert np.allclose(figure.positions, plain.positions)
+
+
+def helper(name: str, offset: str = "60 0 0", bones: int = 1) -> str:
+    inner = "End Site { OFFSET 0 0 0 }"
+    for number in reversed(range(bones)):
+        inner = f"JOINT {name}{number or ''} {{ OFFSET {offset} CHANNELS 0 {inner} }}"
+    return inner + "\n"
+
+
+HELPERS = (
+    "ik_hand_l ik_hand_r ik_foot_l ik_foot_r ik_foot_root hand_ik.L LeftHandIK IKLeftHand CTRL_Hand_L LeftHand_Ctrl "
+    "LeftFootControl left_foot_pole RightHandPoleTarget LeftHandProp prop_hand_l RightHandTarget foot_target.R "
+    "HeadTarget head_ctrl LeftHandHelper LeftHandTwist weapon_hand_r LeftHandGoal RightToeEffector LeftHandX HeadX"
+).split()
+
+
+@pytest.mark.parametrize("bones", [1, 4])
+@pytest.mark.parametrize("name", HELPERS)
+def test_helper_bones_are_no_hands(tmp_path: Path, name: str, bones: int):
+    """On the root, before and behind the body, or on the floor beside it."""
+    text = bvh_text(TOES, MOVES)
+    plain = figure_of(tmp_path, text).positions
+    assert np.allclose(figure_of(tmp_path, beside_a_root(text, more=helper(name, bones=bones))).positions, plain, atol=1e-4)
+    if not name.endswith("X"):  # on the hips only the name tells
+        head, rows = text.split("MOTION\n")
+        for inside in (
+            f"{head.rstrip()[:-1]}{helper(name, bones=bones)}}}\n",
+            head.replace("JOINT Spine", helper(name, bones=bones) + "JOINT Spine", 1),
+        ):
+            assert np.allclose(figure_of(tmp_path, f"{inside}MOTION\n{rows}").positions, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["LeftHandWeapon", "weapon_hand_l", "LeftHandProp", "LeftHandSword", "Sword"])
+def test_what_a_hand_holds_is_no_hand(tmp_path: Path, name: str):
+    text = bvh_text(TOES, MOVES)
+    plain = figure_of(tmp_path, text).positions
+    hand = text.index("JOINT LeftHand")
+    end = text.index("End Site", hand)
+    held = text[:end] + helper(name, "0 0 90", 3) + text[end:]
+    assert np.allclose(figure_of(tmp_path, held).positions, plain, atol=1e-4)
+
+
+def test_a_body_with_nothing_but_control_names_is_found_by_them(tmp_path: Path):
+    rename = {name: f"ctrl_{name}" for name in TOES}.get
+    plain = figure_of(tmp_path, bvh_text(TOES, MOVES)).positions
+    assert np.allclose(figure_of(tmp_path, bvh_text(TOES, MOVES, rename=rename)).positions, plain)
+
+
+# Left and right of skeletons without names
+
+
+@pytest.mark.parametrize("facing", [0, 70, 180, 200, 290])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_toes_tell_left_from_right(tmp_path: Path, facing: int, mirrored: bool):
+    """Whichever way the person faces, and whichever leg the file lists first."""
+    skeleton = dict(reversed(TOES.items())) if mirrored else TOES
+    skeleton = {"Hips": TOES["Hips"]} | skeleton
+    moves = {"Hips": [(0, 0, facing)] * 9, "LeftUpperArm": [(120, 0, 0)] * 9}
+    figure = figure_of(tmp_path, bvh_text(skeleton, moves, rename=lambda name: f"j{[*TOES].index(name)}"))
+    assert stands(figure)
+    assert place(figure, "left_hand")[0, 1] > place(figure, "head")[0, 1] > place(figure, "right_hand")[0, 1]
+
+
+def test_without_toes_bent_knees_tell(tmp_path: Path):
+    moves = {"Hips": [(0, 0, 180)] * 9} | {f"{s}{p}": [(0, a, 0)] * 9 for s in ("Left", "Right") for p, a in (("Thigh", -30), ("Shin", 60))}
+    assert stands(figure_of(tmp_path, bvh_text(PERSON, moves, rename=RENAMES["numbers"])))
+
+
+# The camera goes along
+
+
+def walk(n_frames: int, speed: float, direction: tuple = (0, 0, 1), fps: float = 30.0) -> str:
+    """Someone who goes at `speed` m/s and swings arms and legs."""
+    swing = [40 * math.sin(2 * math.pi * frame / fps) for frame in range(n_frames)]
+    moves = {f"{s}Thigh": [(0, k * a, 0) for a in swing] for s, k in (("Left", 1), ("Right", -1))} | {"Hips": [(0, 0, 0)] * n_frames}
+    head, rows = bvh_text(TOES, moves, fps=fps).split("MOTION\n")
+    rows = rows.splitlines()
+    for frame in range(n_frames):
+        gone = [100 * speed * frame / fps * step + (90 if axis == 1 else 0) for axis, step in enumerate(direction)]
+        rows[2 + frame] = " ".join([*map(str, gone), *rows[2 + frame].split()[3:]])
+    return f"{head}MOTION\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("direction", [(0, 0, 1), (0, 0, -1), (1, 0, 0), (0.6, 0, 0.8), (0, 1, 0)], ids=str)
+@pytest.mark.parametrize("speed, n_frames", [(1.4, 200), (7, 90), (3, 12), (40, 1)])
+def test_who_walks_far_stays_in_the_picture(tmp_path: Path, direction: tuple, speed: float, n_frames: int):
+    figure = figure_of(tmp_path, walk(n_frames, speed, direction))
+    assert np.abs(place(figure, "pelvis")).max() < 2 * (mocap.LEASH + 0.05)
+    for seed in range(6):
+        actor = draw_actor(np.random.default_rng(seed))
+        assert mocap.in_picture(figure, actor, np.random.default_rng(seed)).all()
+    moving = np.linalg.norm(place(figure, "left_knee") - place(figure, "right_knee"), axis=1)
+    assert n_frames < 90 or moving.max() > 0.4 > 0.3 > moving.min()  # the steps are still there
+
+
+def test_who_stays_is_filmed_as_ever(tmp_path: Path):
+    """Swaying within the leash, the camera does not move at all: the figure is the plain difference to the median."""
+    sway = [(15 * math.sin(frame / 9), 90, 10 * math.cos(frame / 7)) for frame in range(100)]
+    head, rows = bvh_text(PERSON, {"Hips": [(0, 0, 0)] * 100}, fps=25).split("MOTION\n")
+    rows = rows.splitlines()
+    rows[2:] = [" ".join([*map(str, at), *row.split()[3:]]) for at, row in zip(sway, rows[2:])]
+    hips = place(figure_of(tmp_path, f"{head}MOTION\n" + "\n".join(rows)), "pelvis")
+    wanted = np.array(sway) / 100 * 0.5 / 0.57
+    assert np.allclose(hips, wanted - np.median(wanted, axis=0), atol=1e-6)
+
+
+def test_a_jump_is_seen_and_a_leap_of_the_recording_too(tmp_path: Path):
+    path = 0.3 * np.maximum(np.sin(np.arange(100) / 8), 0)
+    camera = mocap._follow(np.stack([0 * path, path, 0 * path], axis=1))
+    assert np.abs(camera[:, [0, 2]]).max() == 0 and np.ptp(path - camera[:, 1]) > 0.2
+    torn = np.zeros((60, 3))
+    torn[30, 0] = 50  # one frame fifty metres away
+    assert np.abs(torn - mocap._follow(torn)).max() <= mocap.LEASH + 0.05 + 1e-9
+
+
+def test_a_film_that_does_not_show_its_person_is_named(tmp_path: Path, capsys, monkeypatch):
+    folder = bvh_folder(tmp_path)
+    (folder / "manifest.csv").write_text("path,label,actor\none.bvh,joy,Ann\ndeep/two.bvh,anger,Ann\n")
+    shown = [np.arange(13) > 3, np.zeros(13, bool)]
+    monkeypatch.setattr(mocap, "in_picture", lambda motion, actor, rng: shown[int(place(motion, "left_hand")[0, 1] > 0.6)])
+    assert len(films(mocap.motion_corpus(folder, tmp_path / "made"))) == 1
+    said = capsys.readouterr().out
+    assert "one.bvh: head or trunk is out of the picture in 4 of 13 frames" in said
+    assert "deep/two.bvh left out: its film would show nobody" in said
+
+
+# The file format as others write it
+
+ROW = GOOD.splitlines()[-1]
+FORMS = {
+    "byte order mark": "\ufeff" + GOOD,
+    "utf-16": GOOD.encode("utf-16"),
+    "utf-16 be": b"\xfe\xff" + GOOD.encode("utf-16-be"),
+    "utf-32": GOOD.encode("utf-32"),
+    "utf-16 without a mark": GOOD.encode("utf-16-le"),
+    "utf-16 be without a mark": GOOD.encode("utf-16-be"),
+    "latin-1 name": GOOD.replace("Chest", "Brüste").encode("latin-1"),
+    "empty line first": "\n \n" + GOOD,
+    "comment first": "# made by hand\n// twice\n" + GOOD,
+    "comments": GOOD.replace("\tOFFSET", "# a bone\n\tOFFSET").replace("MOTION\n", "} // end\nMOTION # frames\n").replace("}\n} //", "} //"),
+    "comment after a number": GOOD.replace("CHANNELS 6", "# six\nCHANNELS 6").replace("0.000000 25.000000 0.000000", "0 25 0 # up"),
+    "numbered frames": GOOD.replace(ROW, ROW + " #2"),
+    "number in a name": GOOD.replace("JOINT Spine", "JOINT Bone #3"),
+    "empty line after motion": GOOD.replace("MOTION\n", "MOTION\n\n"),
+    "empty line after frames": GOOD.replace("Frame Time", "\nFrame Time"),
+    "empty lines between frames": GOOD.replace("\n" + ROW, "\n\n  \n" + ROW + "\n\n"),
+    "empty lines everywhere": GOOD.replace("\n", "\n\n"),
+    "crlf": GOOD.replace("\n", "\r\n"),
+    "cr": GOOD.replace("\n", "\r"),
+    "cr and comments": ("# a\n" + GOOD).replace("\n", "\r"),
+    "tabs": GOOD.replace(" ", "\t"),
+    "lower case": re.sub("HIERARCHY|ROOT|JOINT|OFFSET|CHANNELS|End Site|MOTION|Frames|Frame Time", lambda m: m[0].lower(), GOOD),
+    "upper case": re.sub("[XYZ]rotation|[XYZ]position|End Site|Frames|Frame Time", lambda m: m[0].upper(), GOOD),
+    "frames without blank": GOOD.replace("Frames: 2", "Frames:2").replace("Frame Time: ", "Frame Time:"),
+    "frames with blank": GOOD.replace("Frames: 2", "Frames : 2").replace("Time:", "Time :"),
+    "frames and tab": GOOD.replace("Frames: 2", "Frames:\t2").replace("Time: ", "Time:\t"),
+    "scientific": re.sub(r"Frame Time: \S+", "Frame Time: 3.333333e-02", GOOD),
+    "comma": re.sub(r"Frame Time: 0\.", "Frame Time: 0,", GOOD),
+    "commas everywhere": re.sub(r"(\d)\.(\d)", r"\1,\2", GOOD),
+    "one line each": GOOD.replace("\n{", " {").replace("}\n}", "} }"),
+    "channels none": GOOD.replace("End Site\n{\nOFFSET 0 0 0", "End Site\n{\nOFFSET 0 0 0\nCHANNELS 0"),
+    "wrapped frames": re.sub(r"((?:\S+ ){30}\S+) ", r"\1\n", GOOD.split("MOTION")[0] + "MOTION" + GOOD.split("MOTION")[1]),
+    "no last line end": GOOD.rstrip("\n"),
+    "blanks at the end": GOOD.replace("\n", "  \n"),
+    "small numbers": GOOD.replace(" 0.000000", " 1e-9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_that_other_readers_take(tmp_path: Path, form: str, recwarn):
+    path = tmp_path / "person.bvh"
+    data = FORMS[form]
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    motion = mocap.read_bvh(path)
+    path.write_text(GOOD)
+    plain = mocap.read_bvh(path)
+    assert np.allclose(motion.positions, plain.positions, atol=1e-6) and motion.fps == pytest.approx(plain.fps, rel=1e-4)
+    assert motion.parents == plain.parents and not recwarn.list
+
+
+LONG = bvh_text(PERSON, {name: [turns[frame % 2] for frame in range(40)] for name, turns in MOVES.items()})
+
+
+@pytest.mark.parametrize(
+    "change, read, said",
+    [
+        (lambda text: text + ROW + "\n", 41, "40 frames are announced, 41 are read"),
+        (lambda text: text + 3 * (ROW + "\n"), 43, "40 frames are announced, 43 are read"),
+        (lambda text: text[: -len(ROW) - 1], 39, "40 frames are announced, 39 are read"),
+        (lambda text: text[: -2 * len(ROW) - 2], 38, "40 frames are announced, 38 are read"),
+        (lambda text: text[:-40], 39, "40 frames are announced, 39 are read, and the last line breaks off"),
+        (lambda text: text + "1.5 2.5 -", 40, "40 frames are announced, 40 are read, and the last line breaks off"),
+    ],
+)
+def test_a_frame_more_or_fewer_is_said(tmp_path: Path, change, read: int, said: str):
+    path = tmp_path / "person.bvh"
+    path.write_text(change(LONG))
+    with pytest.warns(UserWarning, match=f"person.bvh: {said}") as warned:
+        motion = mocap.read_bvh(path)
+    assert len(motion.positions) == read and len(warned) == 1
+
+
+def test_one_frame_more_in_a_short_file_is_read(tmp_path: Path):
+    path = tmp_path / "person.bvh"
+    path.write_text(GOOD + ROW + "\n")
+    with pytest.warns(UserWarning, match="2 frames are announced, 3 are read"):
+        assert len(mocap.read_bvh(path).positions) == 3
+
+
+REFUSED = {  # what is wrong -> the words that must say so
+    "": "begins with ''",
+    "PK\x03\x04": "begins with 'PK",
+    GOOD.replace("HIERARCHY\n", ""): "begins with 'ROOT', not with HIERARCHY",
+    GOOD.replace("MOTION\n", ""): r"line \d+: .*did not expect 'Frames:'",
+    GOOD.split("MOTION")[0]: "ends before the line MOTION",
+    "HIERARCHY\n": "ends before the line MOTION",
+    "HIERARCHY\nMOTION\nFrames: 1\nFrame Time: 0.1\n1\n": "did not expect 'MOTION'",
+    "HIERARCHY\nOFFSET 0 0 0\n" + GOOD[10:]: "line 2: .*did not expect 'OFFSET'",
+    GOOD.replace("ROOT Hips\n{", "ROOT Hips\n"): "brace after ROOT Hips is missing",
+    GOOD.replace("OFFSET 0.000000 25.000000 0.000000", "OFFSET 0 25"): "expected a number and met 'CHANNELS'",
+    GOOD.replace("CHANNELS 6", "CHANNELS -1", 1): "channels",
+    GOOD.replace("CHANNELS 6", "CHANNELS 2.5", 1): "channels",
+    GOOD.replace("CHANNELS 6", "CHANNELS 9", 1): "more than six channels",
+    GOOD.replace("CHANNELS 6", "CHANNELS nan", 1): "channels",
+    re.sub("CHANNELS .*", "CHANNELS 0", GOOD.split("MOTION")[0]) + "MOTION\nFrames: 2\nFrame Time: 0.1\n": "no joint has channels",
+    GOOD.replace("Frames: 2\n", ""): "MOTION must be followed by Frames:",
+    GOOD.replace("Frames: 2", "Frames: two"): "expected a number and met 'two'",
+    GOOD.replace("Frames: 2", "Frames: 2.5"): "2.5 frames",
+    GOOD.replace("Frames: 2", "Frames: nan"): "nan frames",
+    re.sub("Frame Time: .*", "Frame Time: nan", GOOD): "lasts nan seconds",
+    re.sub("Frame Time: .*", "Frame Time: 1.234,5", GOOD): "expected a number and met '1.234,5'",
+    LONG[: -4 * len(ROW) - 4]: "40 frames of .* are announced",
+    LONG + 4 * (ROW + "\n"): "40 frames of .* are announced",
+    LONG.replace(ROW, ROW[:-9], 1): "40 frames of .* are announced",
+    LONG.replace(ROW, ROW + " 5.0", 1): "40 frames of .* are announced",
+    GOOD + "end\n": "numbers follow",
+    GOOD.replace(ROW, ROW.replace("40.000000", "4O.0", 1)): "4O.0",
+    GOOD.replace(ROW, ROW.replace("40.000000", "inf", 1)): "not finite",
+}
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_is_refused_gets_a_sentence_that_fits(tmp_path: Path, number: int):
+    text, words = list(REFUSED.items())[number]
+    path = tmp_path / "broken.bvh"
+    path.write_text(text)
+    with pytest.raises(BodyError, match=words) as caught:
+        mocap.read_bvh(path)
+    said = str(caught.value)
+    assert "broken.bvh" in said and "again" in said and "\n" not in said
+    assert not re.search("index|generator|invalid literal|could not convert", said)
+
+
+@pytest.mark.parametrize("size", [1e-7, 0.01, 0.5])
+def test_position_channels_that_are_nearly_zero_do_not_replace_the_offset(tmp_path: Path, size: float):
+    """Within a tenth of a bone of zero in every frame they are noise; constantly the offset, they are the offset."""
+    text = bvh_text(PERSON, {"Hips": [(0, 0, 0)] * 8}, moves=("Chest",))
+    rng = np.random.default_rng(0)
+    head, rows = text.split("MOTION\n")
+    rows = rows.splitlines()
+    for number in range(2, len(rows)):
+        noise = " ".join(f"{value:.9f}" for value in rng.uniform(-size, size, 3))
+        rows[number] = rows[number].replace("0.000000 20.000000 0.000000", noise)
+    path = tmp_path / "person.bvh"
+    path.write_text(text)
+    plain = mocap.read_bvh(path)
+    path.write_text(f"{head}MOTION\n" + "\n".join(rows))
+    assert np.allclose(mocap.read_bvh(path).positions, plain.positions)
+
+
+def test_a_root_with_position_channels_that_are_nearly_zero_keeps_its_offset(tmp_path: Path):
+    hips = PERSON | {"Hips": (None, (0, 90, 0))}
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(hips, STANDING).replace("\n0.000000 90.000000 0.000000", "\n0.0001 -0.0002 0.0001"))
+    assert np.allclose(place(mocap.read_bvh(path), "Hips"), [0, 0.9, 0])
+
+
+def test_a_joint_turned_twice_about_one_axis_keeps_both_turns(tmp_path: Path):
+    text = bvh_text(PERSON, {"Hips": [(30, 40, 50)] * 2}, order="ZXZ")
+    path = tmp_path / "person.bvh"
+    path.write_text(text)
+    motion = mocap.read_bvh(path)
+    head = expected(PERSON, {"Hips": [(30, 40, 50)] * 2}, "ZXZ", 0)
+    assert np.allclose(np.linalg.norm(place(motion, "LeftHand") - place(motion, "RightFoot"), axis=1)[0], np.linalg.norm(np.subtract(head["LeftHand"], head["RightFoot"])))
+    assert np.allclose(np.abs(place(motion, "Head")[0]).sum(), np.abs(head["Head"]).sum())
+
+
+@pytest.mark.parametrize("scale", [0, 1e-9])
+def test_limbs_without_length_are_one_sentence_and_no_warning(tmp_path: Path, scale: float):
+    flat = {name: (parent, tuple(scale * v for v in offset)) for name, (parent, offset) in PERSON.items()}
+    path = tmp_path / "person.bvh"
+    path.write_text(bvh_text(flat, MOVES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BodyError, match="without length|one point"):
+            mocap.as_figure(mocap.read_bvh(path))
 
 # A corpus of BVH files
 
@@ -417,6 +915,22 @@ def test_motion_corpus_asks_for_a_usable_manifest(tmp_path: Path):
     table.unlink()
     with pytest.raises(BodyError, match=r"manifest\.csv does not exist"):
         mocap.motion_corpus(folder, tmp_path / "made")
+
+
+def test_the_counting_of_real_files(tmp_path: Path):
+    """tests/tools/check_mocap.py on three files: a walker with a root on the floor, somebody seen from behind, and nobody."""
+    (tmp_path / "set").mkdir()
+    walker = beside_a_root(walk(60, 2, (1, 0, 0)), away=(500, 0, 0))
+    for name, text in (("walk", walker), ("behind", bvh_text(TOES, {"Hips": [(0, 0, 180)] * 9})), ("nothing", "")):
+        (tmp_path / "set" / f"{name}.bvh").write_text(text)
+    tool = Path(__file__).parent / "tools" / "check_mocap.py"
+    command = [sys.executable, str(tool), f"three={tmp_path / 'set'}", "--folder", str(tmp_path / "record")]
+    subprocess.run(command, check=True, capture_output=True, cwd=tool.parents[2])
+    (found,) = json.loads((tmp_path / "record" / "mocap.json").read_text())["sets"]
+    assert found["files"] == 3 and len(found["refused"]) == 1 and "begins with" in found["refused"][0]
+    assert all(found[what] == 2 for what in ("read", "upright", "sized", "facing", "named", "sides", "whole"))
+    assert found["upright_from_joint_0"] == found["whole_still"] == 1
+    assert "| three | 3 | 2 |" in (tmp_path / "record" / "mocap.md").read_text()
 
 
 @pytest.mark.skipif(not EBMDB.is_file(), reason="the motion capture of ../shared/data/ebmdb is not here")
