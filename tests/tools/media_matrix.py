@@ -265,36 +265,73 @@ def program(path: Path, shape: tuple[int, ...], deinterlace: bool) -> tuple[np.n
 
 
 def compare(name: str, ending: str, make: Callable[[Path], str], folder: Path) -> dict:
-    """Make one file and read it in both ways: a row of the table."""
+    """Make one file and read it in both ways: a row of the table.
+
+    refused: what FFmpeg said if it does not make such a file. read: "equal" if every frame is that of FFmpeg's program and
+    none is missing, "differs", or the sentence with which it is refused. late: seconds by which times differ at most.
+    """
     path = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name.rsplit(' in ', 1)[0])}{ending}"
-    row = {"name": name, "made": "", "codec": "", "frames": 0, "program": 0, "largest": 0, "mean": 0.0, "times": 0.0, "damaged": 0, "read": ""}
-    row["made"] = make(path).replace(str(folder), "")[:120]
-    if row["made"]:
+    row = {"name": name, "refused": make(path).replace(str(folder), "")[:120], "codec": "", "frames": 0, "program": 0}
+    row |= {"damaged": 0, "largest": 0, "mean": 0.0, "late": 0.0, "read": ""}
+    if row["refused"]:
         return row
     try:
         video = decode_video(path, color=True)
     except VideoError as error:
-        return row | {"read": str(error).removeprefix(f"{path} "), "program": len(program(path, (1, 1, 3), False)[0])}
+        return row | {"read": str(error).removeprefix(f"{path} ")}
     ours = video.frames.transpose(0, 2, 3, 1)[..., ::-1]
-    theirs, times = program(path, ours.shape[1:], video.interlaced)
+    theirs, times = program(path, ours.shape[1:], deinterlace=name.startswith(("interlaced", "DV")))
     both = min(len(ours), len(theirs))
     apart = np.abs(ours[:both].astype(np.int16) - theirs[:both])
-    starts = np.array(times[: len(ours)]) - times[0] if times else np.zeros(0)
-    late = np.abs(video.times[: len(starts)] - starts).max() if len(starts) == len(ours) == len(theirs) else 0.0
+    if len(times) == len(ours):
+        row["late"] = round(float(np.abs(video.times[:-1] - times + times[0]).max()), 4)
+    same = len(ours) == len(theirs) and not apart.any()
     row |= {"codec": video.codec, "frames": len(ours), "program": len(theirs), "damaged": video.damaged}
-    row |= {"largest": int(apart.max()) if both else 0, "mean": round(float(apart.mean()), 6) if both else 0.0}
-    same = row["largest"] == 0 and len(ours) == len(theirs)
-    return row | {"times": round(float(late), 6), "read": "equal" if same else "differs"}
+    row |= {"largest": int(apart.max(initial=0)), "mean": round(float(apart.sum() / max(apart.size, 1)), 4)}
+    return row | {"read": "equal" if same else "differs"}
+
+
+def table(rows: list[dict]) -> str:
+    """Codecs down, containers across: "=" where every frame is equal, "-" where FFmpeg makes no such file, else what is different."""
+    marks = {row["name"]: "-" if row["refused"] else {"equal": "="}.get(row["read"], row["read"]) for row in rows}
+    lines = [["", *CONTAINERS], ["---"] * (1 + len(CONTAINERS))]
+    lines += [[codec, *(marks[f"{codec} in {ending}"] for ending in CONTAINERS)] for codec in CODECS]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def main() -> None:
+    from benchmark import markdown, store  # it brings torchvision, which the tests of a few files need not
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="cases whose name holds this word, printed and not stored")
+    parser.add_argument("--folder", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    todo = [(kind, name, *case) for kind, cases in KINDS.items() for name, case in cases().items() if options.only in name]
+    found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    for kind, name, ending, make in tqdm(todo, desc="media"):
+        with tempfile.TemporaryDirectory() as folder:
+            row = compare(name, ending, make, Path(folder))
+        found[kind].append(row)
+        if options.only:
+            print(row)
+    if options.only:
+        return
+    columns = {"name": "film", "frames": "frames", "program": "FFmpeg's program", "damaged": "left out"}
+    columns |= {"largest": "largest difference", "mean": "mean", "late": "times differ by, s", "read": "read"}
+    made = [row for rows in found.values() for row in rows if not row["refused"]]
+    equal = sum(row["read"] == "equal" for row in made)
+    title = f"{len(made)} films, of which {equal} are read as FFmpeg's program reads them, every frame to the last bit ({DECODER}"
+    version = imageio_ffmpeg.get_ffmpeg_version()
+    versions = {"PyAV": av.__version__, "libraries": {name: ".".join(map(str, each)) for name, each in av.library_versions.items()}}
+    texts = [
+        f"Every codec in every container: = equal, - not made by FFmpeg.\n\n{table(found['grid'])}",
+        f"Interlaced, through {DEINTERLACE}.\n\n{markdown(columns, [row for row in found['interlaced'] if not row['refused']])}",
+        f"Hard cases. Damaged frames are left out, which FFmpeg's program does not do.\n\n{markdown(columns, found['hard'])}",
+        f"To be refused.\n\n{markdown({'name': 'film', 'read': 'sentence'}, found['refused'])}",
+    ]
+    decoders = {"decoder": DECODER, "program": version} | versions
+    print(store(options.folder, "media", f"{title}; FFmpeg's program {version})", {"decoders": decoders} | found, texts))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for kind, cases in KINDS.items():
-            if kind == "grid" and not options.only: continue
-            for name, (ending, make) in cases().items():
-                if options.only in name or options.only == kind:
-                    row = compare(name, ending, make, Path(folder))
-                    if row["read"] != "equal" or row["times"] > 1e-3 or kind == "refused": print(row, flush=True)
+    main()
