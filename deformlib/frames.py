@@ -308,6 +308,8 @@ def _checked_name(path: Path) -> str:
         raise VideoError(f"{readable} has a name that is no UTF-8: rename it.")
     if not os.path.isfile(name):
         raise VideoError(f"{path} is not there: check the folder and the spelling.")
+    if os.path.getsize(name) == 0:
+        raise VideoError(f"{path} is empty: copy it again.")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path} is no video by its ending: expected one of {' '.join(VIDEO_SUFFIXES)}.")
     return name

@@ -253,14 +253,13 @@ KINDS = {"grid": grid, "interlaced": interlaced, "hard": hard, "refused": refuse
 
 
 def program(path: Path, shape: tuple[int, ...], deinterlace: bool) -> tuple[np.ndarray, list[float]]:
-    """What FFmpeg's own program decodes, uint8 `[T, H, W, 3]` blue, green, red, and the times that it says."""
+    """What FFmpeg's own program decodes, uint8 `[T, H, W, 3]` blue, green, red, and the time of each frame, nan if it says none."""
     words = ["-hide_banner", "-nostdin", "-threads", "1", "-i", path, "-an", "-sn"]
     words += ["-vf", f"{DEINTERLACE},showinfo=checksum=0" if deinterlace else "showinfo=checksum=0"]
     words += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "bgr24", "-"]
     done = subprocess.run([FFMPEG, *map(str, words)], capture_output=True)
-    times = [float(time) for time in re.findall(rb" pts_time:(\S+)", done.stderr) if time != b"NOPTS"]
-    frames = np.frombuffer(done.stdout, np.uint8)
-    size = max(int(np.prod(shape)), 1)
+    times = [float(time.replace(b"NOPTS", b"nan")) for time in re.findall(rb" pts_time:(\S+)", done.stderr)]
+    frames, size = np.frombuffer(done.stdout, np.uint8), int(np.prod(shape))
     return frames[: len(frames) // size * size].reshape(-1, *shape), times
 
 
@@ -278,12 +277,12 @@ def compare(name: str, ending: str, make: Callable[[Path], str], folder: Path) -
     try:
         video = decode_video(path, color=True)
     except VideoError as error:
-        return row | {"read": str(error).removeprefix(f"{path} ")}
+        return row | {"read": str(error).removeprefix(f"{path} "), "program": len(program(path, (1, 1, 3), False)[1])}
     ours = video.frames.transpose(0, 2, 3, 1)[..., ::-1]
     theirs, times = program(path, ours.shape[1:], deinterlace=name.startswith(("interlaced", "DV")))
     both = min(len(ours), len(theirs))
     apart = np.abs(ours[:both].astype(np.int16) - theirs[:both])
-    if len(times) == len(ours):
+    if len(times) == len(ours) and not np.isnan(times).any():
         row["late"] = round(float(np.abs(video.times[:-1] - times + times[0]).max()), 4)
     same = len(ours) == len(theirs) and not apart.any()
     row |= {"codec": video.codec, "frames": len(ours), "program": len(theirs), "damaged": video.damaged}
@@ -291,9 +290,18 @@ def compare(name: str, ending: str, make: Callable[[Path], str], folder: Path) -
     return row | {"read": "equal" if same else "differs"}
 
 
+def mark(row: dict) -> str:
+    """A cell of the grid: see `table`."""
+    if row["refused"]:
+        return "-"
+    if row["read"] == "equal":
+        return "="
+    return "x" if row["codec"] == "" and row["program"] == 0 else "!"
+
+
 def table(rows: list[dict]) -> str:
-    """Codecs down, containers across: "=" where every frame is equal, "-" where FFmpeg makes no such file, else what is different."""
-    marks = {row["name"]: "-" if row["refused"] else {"equal": "="}.get(row["read"], row["read"]) for row in rows}
+    """Codecs down, containers across, a mark for each."""
+    marks = {row["name"]: mark(row) for row in rows}
     lines = [["", *CONTAINERS], ["---"] * (1 + len(CONTAINERS))]
     lines += [[codec, *(marks[f"{codec} in {ending}"] for ending in CONTAINERS)] for codec in CODECS]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -318,19 +326,21 @@ def main() -> None:
         return
     columns = {"name": "film", "frames": "frames", "program": "FFmpeg's program", "damaged": "left out"}
     columns |= {"largest": "largest difference", "mean": "mean", "late": "times differ by, s", "read": "read"}
-    made = [row for rows in found.values() for row in rows if not row["refused"]]
+    made = [row for kind in ("grid", "interlaced", "hard") for row in found[kind] if mark(row) not in "-x"]
     equal = sum(row["read"] == "equal" for row in made)
-    title = f"{len(made)} films, of which {equal} are read as FFmpeg's program reads them, every frame to the last bit ({DECODER}"
-    version = imageio_ffmpeg.get_ffmpeg_version()
-    versions = {"PyAV": av.__version__, "libraries": {name: ".".join(map(str, each)) for name, each in av.library_versions.items()}}
+    title = f"Of {len(made)} films that FFmpeg's program ({imageio_ffmpeg.get_ffmpeg_version()}) makes and reads, {DECODER} reads {equal} to the last bit alike"
+    marks = "= every frame equal, - FFmpeg makes no such file, x it makes one that it cannot read itself, ! another answer"
+    others = [row for row in found["grid"] if mark(row) == "!"]
     texts = [
-        f"Every codec in every container: = equal, - not made by FFmpeg.\n\n{table(found['grid'])}",
+        f"Every codec in every container: {marks}.\n\n{table(found['grid'])}",
+        *([f"Other answers.\n\n{markdown(columns, others)}"] if others else []),
         f"Interlaced, through {DEINTERLACE}.\n\n{markdown(columns, [row for row in found['interlaced'] if not row['refused']])}",
-        f"Hard cases. Damaged frames are left out, which FFmpeg's program does not do.\n\n{markdown(columns, found['hard'])}",
+        f"Hard cases. Damaged frames, and what builds on them, are left out, which FFmpeg's program does not do.\n\n{markdown(columns, found['hard'])}",
         f"To be refused.\n\n{markdown({'name': 'film', 'read': 'sentence'}, found['refused'])}",
     ]
-    decoders = {"decoder": DECODER, "program": version} | versions
-    print(store(options.folder, "media", f"{title}; FFmpeg's program {version})", {"decoders": decoders} | found, texts))
+    libraries = {name: ".".join(map(str, each)) for name, each in av.library_versions.items()}
+    decoders = {"decoder": DECODER, "libraries": libraries, "program": imageio_ffmpeg.get_ffmpeg_version()}
+    print(store(options.folder, "media", title, decoders | found, texts))
 
 
 if __name__ == "__main__":
