@@ -314,7 +314,7 @@ def _checked_name(path: Path) -> str:
         raise VideoError(f"{path} is no video by its ending: expected one of {' '.join(VIDEO_SUFFIXES)}.")
     return name
 
-
+# %% ../notebooks/02_frame_sampling.ipynb #64d1919c
 def _stack(pictures: Iterable[np.ndarray], color: bool, size: int | None) -> tuple[np.ndarray, bool]:
     """All pictures of a film as frames `[T, C, H, W]`, and whether none differs from the first."""
     frames, first, still = [], None, True
