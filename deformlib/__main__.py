@@ -295,7 +295,7 @@ def predict(options: argparse.Namespace) -> None:
     found = sorted(Path("results").glob("*/[!.]*deformable*.safetensors"), key=lambda path: path.stat().st_mtime)
     weights = options.weights or (found or sorted(EXAMPLE.glob("*deformable*.safetensors")) or [None])[-1]
     if weights is None:
-        raise NetworkError("No trained network here: run `make reproduce` first, or name a file with --weights.")
+        raise NetworkError("No trained network here: do `python -m deformlib reproduce` first, or name a file with --weights.")
     net, classes = load_network(weights)
     config = net.config
     clip = torch.from_numpy(read_clip(options.video, config.length, config.size, config.in_channels == 3))

@@ -555,14 +555,14 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except OSError as error:
         raise BodyError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BodyError(f"{path} cannot be read as a table ({error}): save it again as CSV UTF-8.") from None
+        raise BodyError(f"{path} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
     if not any(tables):
         raise BodyError(f"{path} is empty: write a first line path,label,actor and then one line for each video.")
     (_, header), *rows = max(filter(None, tables), key=lambda rows: _fit(rows[0][1]))
     for role, names in column_roles(header).items():
         met = f"its columns are {', '.join(map(repr, header))}"
         if not names and role != "actor":
-            raise BodyError(f"{path} has no column for the {role} ({met}): call one {' or '.join(COLUMNS[role][:3])}.")
+            raise BodyError(f"{path} needs a first line path,label,actor: it has no {role}, or {COLUMNS[role][1]}; {met}.")
         if len(names) > 1:
             raise BodyError(f"{path} has several columns for the {role} ({', '.join(map(repr, names))}): keep one of them, rename the rest.")
     return header, rows

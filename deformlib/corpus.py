@@ -192,7 +192,7 @@ def _no_videos(paths: list[str]) -> list[tuple[str, str]]:
 
 # %% ../notebooks/03_corpus.ipynb #1f4818e6
 _DECODER = re.sub(r"[^\w.]+", "-", DECODER)  # as part of a file's name
-_ANOTHER_CACHE = "name a folder with --cache or Corpus(cache=...), or set XDG_CACHE_HOME to one"
+_ANOTHER_CACHE = "name another cache, with --cache or Corpus(cache=...), or set XDG_CACHE_HOME"
 
 
 def fingerprint(path: Path, settings: str) -> str:
@@ -246,7 +246,7 @@ class Corpus:
     ):
         self.folder, self.size, self.color = Path(folder), size, color
         if not self.folder.is_dir():
-            raise CorpusError(f"{folder} is no folder: check the path, or make the default corpus first.")
+            raise CorpusError(f"{folder} is no folder: check the path; `python -m deformlib corpus` makes the default one.")
         self.name = self.folder.resolve().name
         self.cache = default_cache() if cache is None else Path(cache)
         named, left_out, self.classes, remarks = find_labels(self.folder)
@@ -325,7 +325,7 @@ class Corpus:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing let other threads run
                 return list(tqdm(pool.map(self._decode_one, paths), total=len(paths), desc=f"reading {self.name}"))
         except OSError as error:
-            raise CorpusError(f"{self.cache} cannot hold decoded frames ({error}): {_ANOTHER_CACHE}.") from None
+            raise CorpusError(f"{self.cache} cannot hold the decoded frames ({error}): {_ANOTHER_CACHE}.") from None
 
     def _cached(self, file: Path) -> dict | None:
         """What the cache knows of a video: None if it is not there yet, or damaged in whatever way."""
@@ -460,7 +460,8 @@ def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1
     assert not train & val, "an actor is on both sides"
     if not np.isin(*(corpus.labels[side[:, 0]] for side in (split.val, split.train))).any():
         raise CorpusError(
-            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip."
+            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip (a study does "
+            "so where manifest.csv has no actor column)."
         )
     return split
 
@@ -485,7 +486,7 @@ def describe(corpus: Corpus) -> str:
     kinds = Counter()
     for step, regular, fact in zip(steps, even, corpus.facts):
         rate = f"{1 / step:.4g} frames a second" if step else "one frame"
-        codec = fact["codec"] + " interlaced" * fact["interlaced"]
+        codec = fact["codec"].strip() + " interlaced" * fact["interlaced"]
         kinds[f"{fact['size'][1]}x{fact['size'][0]} {codec}, {rate}{'' if regular else ' (uneven)'}"] += 1
     lengths, actors = [len(each) for each in times], Counter(sorted(video.actor for video in corpus.videos if video.actor))
     splits = possible_splits(corpus)
@@ -493,7 +494,7 @@ def describe(corpus: Corpus) -> str:
         f"{corpus.name}: {len(corpus)} clips of {len(corpus.classes)} classes, {corpus.remarks[0]}",
         f"{len(actors)} actors: {shortened(actors)}" if actors else "",
         f"{min(lengths)} to {max(lengths)} frames, {min(seconds):.1f} to {max(seconds):.1f} s",
-        *(f"{count} clips: {kind}" for kind, count in kinds.most_common(8)),
+        *(f"{count} of {kind}" for kind, count in kinds.most_common(8)),
         f"{len(kinds) - 8} more kinds of file" if len(kinds) > 8 else "",
         f"decoded by {DECODER}; sampled by frame number: {sum(even)}, by time: {len(even) - sum(even)}",
         f"possible splits: {', '.join(name for name, reason in splits.items() if reason is None) or 'none'}",
@@ -557,8 +558,8 @@ def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[
         picture = frames[len(frames) // 2].transpose(1, 2, 0).repeat(1 if corpus.color else 3, axis=2)
         page[top + TEXT : top + TEXT + TILE, left + 4 : left + 4 + TILE] = cv2.resize(picture, (TILE, TILE))
         named = f"{video.actor} " * bool(video.actor) + video.path.stem
-        for line, text, size, weight in ((10, corpus.classes[label], 8, "bold"), (22, named, 6.5, "normal")):
-            text = text if len(text) <= 20 else f"{text[:9]}...{text[-9:]}"
+        for line, text, most, size, weight in ((10, corpus.classes[label], 15, 8, "bold"), (22, named, 20, 6.5, "normal")):
+            text = text if len(text) <= most else f"{text[: most - 9]}...{text[-6:]}"
             ax.text(left + 4, top + line, text, fontsize=size, weight=weight, va="center", parse_math=False)
     shown = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class" if len(clips) < len(corpus) else f"{len(corpus)} clips"
     ax.text(4, 12, f"{corpus.name}: {shown}, {len(corpus.classes)} classes", fontsize=9, va="center", parse_math=False)
