@@ -290,17 +290,18 @@ class Corpus:
         return self.facts[clip]["times"]
 
     def left_out_lines(self, limit: int = 10) -> list[str]:
-        """What was left out, a line for each reason with some of its files, at most `limit` lines; `rejected` has all."""
+        """What was left out and why, in at most `limit` lines: four files or more of one reason share one. `rejected` has all."""
         groups = defaultdict(list)
         for path, reason in self.rejected:
             groups[reason].append(path)
-        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-        lines = [
-            f"{', '.join(paths[:3])}{f' and {len(paths) - 3} more' if len(paths) > 3 else ''}: {reason}"
-            for reason, paths in ordered[:limit]
-        ]
-        more = sum(len(paths) for _, paths in ordered[limit:])
-        return lines + [f"{more} more for other reasons; Corpus.rejected lists them"] * bool(more)
+        lines = []  # text, and how many files it stands for
+        for reason, paths in sorted(groups.items(), key=lambda group: -len(group[1])):
+            if len(paths) > 3:
+                lines.append((f"{', '.join(paths[:3])} and {len(paths) - 3} more: {reason}", len(paths)))
+            else:
+                lines += [(f"{path}: {reason}", 1) for path in paths]
+        more = sum(count for _, count in lines[limit:])
+        return [text for text, _ in lines[:limit]] + [f"{more} more; Corpus.rejected lists them"] * bool(more)
 
     def _remarks(self, remarks: list[str]) -> list[str]:
         """What `find_labels` has to say, with the number of clips of each class, and what is missing or left out."""
@@ -543,11 +544,14 @@ def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[
     """
     clips = choose_evenly(corpus.labels, limit)
     strange = {clip: shows_nobody(corpus.frames(clip)) for clip in range(len(corpus))}
+    some = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class"
+    title = f"{corpus.name}: {some if len(clips) < len(corpus) else f'{len(corpus)} clips'}, {len(corpus.classes)} classes"
     columns = min(columns, len(clips))
     rows, step = -(-len(clips) // columns), (TEXT + TILE + 8, TILE + 8)
     page = np.full((24 + rows * step[0], columns * step[1], 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(page.shape[1] / 100, page.shape[0] / 100), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
+    ax.text(4, 12, title, fontsize=9, va="center", parse_math=False)
     for place, clip in enumerate(clips):
         top, left = 24 + place // columns * step[0], place % columns * step[1]
         video, label = corpus.videos[clip], corpus.labels[clip]
@@ -561,8 +565,6 @@ def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[
         for line, text, most, size, weight in ((10, corpus.classes[label], 15, 8, "bold"), (22, named, 20, 6.5, "normal")):
             text = text if len(text) <= most else f"{text[: most - 9]}...{text[-6:]}"
             ax.text(left + 4, top + line, text, fontsize=size, weight=weight, va="center", parse_math=False)
-    shown = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class" if len(clips) < len(corpus) else f"{len(corpus)} clips"
-    ax.text(4, 12, f"{corpus.name}: {shown}, {len(corpus.classes)} classes", fontsize=9, va="center", parse_math=False)
     ax.imshow(page, interpolation="none", aspect="auto", extent=(0, page.shape[1], page.shape[0], 0))
     ax.axis("off")
     return figure, {str(corpus.videos[clip].path): reason for clip, reason in strange.items() if reason}
