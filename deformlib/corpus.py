@@ -229,8 +229,8 @@ class Corpus:
     video's contents, the settings and the decoder: a changed video is decoded again, and a decode that is
     interrupted leaves nothing half done. Videos are sorted by path, so their numbers are the same everywhere.
 
-    `videos` (tuple of `Video`), `classes` (tuple of names), `labels` (int64, one a video), `facts` (a dict a video: size
-    as [height, width] of the file, codec, pixel_format, interlaced), `rejected` (tuple of file and reason), `remarks`
+    `videos` (tuple of `Video`), `classes` (tuple of names), `labels` (int64, one a video), `facts` (a dict a video: what
+    chapter 02's `DecodedVideo` knows but for the frames; size is [height, width] in the file), `rejected` (tuple of file and reason), `remarks`
     (what was guessed, is missing or left out, in sentences; printed unless `quiet` or it is a whole manifest), `name`
     (of the folder), `key` (hexadecimal: contents, labels and settings together). Raises `CorpusError` if there is no
     folder, no video that decodes, or no label.
@@ -259,7 +259,7 @@ class Corpus:
                 label, actor = named[path]
                 files[digest] = path
                 facts.append(known)
-                videos.append(Video(self.folder / path, self.classes.index(label), actor, len(known["times"])))
+                videos.append(Video(self.folder / path, self.classes.index(label), actor, len(known["times"]) - 1))
             else:
                 left_out.append((path, trouble))
         self.videos, self.facts, self.rejected = tuple(videos), tuple(facts), tuple(sorted(left_out))
@@ -286,20 +286,21 @@ class Corpus:
         return np.load(self._files[clip], mmap_mode="r")
 
     def times(self, clip: int) -> np.ndarray:
-        """When each frame of video number `clip` is shown, in seconds from the first, float64 `[T]`."""
+        """When each frame of video number `clip` begins, in seconds from the first, and when the last ends, float64 `[T + 1]`."""
         return self.facts[clip]["times"]
 
     def left_out_lines(self, limit: int = 10) -> list[str]:
         """What was left out and why, in at most `limit` lines: four files or more of one reason share one. `rejected` has all."""
         groups = defaultdict(list)
         for path, reason in self.rejected:
-            groups[reason].append(path)
+            groups[reason.partition(":")[0]].append((path, reason))  # the remedy behind it may hold the file's name
         lines = []  # text, and how many files it stands for
-        for reason, paths in sorted(groups.items(), key=lambda group: -len(group[1])):
-            if len(paths) > 3:
-                lines.append((f"{', '.join(paths[:3])} and {len(paths) - 3} more: {reason}", len(paths)))
+        for group in sorted(groups.values(), key=len, reverse=True):
+            if len(group) > 3:
+                paths = ", ".join(path for path, _ in group[:3])
+                lines.append((f"{paths} and {len(group) - 3} more: {group[0][1]}", len(group)))
             else:
-                lines += [(f"{path}: {reason}", 1) for path in paths]
+                lines += [(f"{path}: {reason}", 1) for path, reason in group]
         more = sum(count for _, count in lines[limit:])
         return [text for text, _ in lines[:limit]] + [f"{more} more; Corpus.rejected lists them"] * bool(more)
 
@@ -315,6 +316,9 @@ class Corpus:
         if unknown := actors.count(None):
             many = "no video has an actor" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no actor"
             remarks.append(f"{many}, so no split by actor is possible: fill the actor column of a manifest.csv")
+        damaged = {str(v.path.relative_to(self.folder)): fact["damaged"] for v, fact in zip(self.videos, self.facts)}
+        if damaged := {path: count for path, count in damaged.items() if count}:
+            remarks.append(f"frames that are damaged and left out: {shortened(damaged, 5)}")
         return remarks + [f"left out {line}" for line in self.left_out_lines()]
 
     def _file(self, digest: str) -> Path:
@@ -335,8 +339,8 @@ class Corpus:
             whole = frames.offset + frames.nbytes == file.stat().st_size and frames.dtype == np.uint8
             known = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
             times = known["times"] = np.array(known["times"], dtype=np.float64)
-            whole &= times.shape == (len(frames),) and bool((np.diff(times) >= 0).all() and np.isfinite(times).all())
-            kinds = {"codec": str, "pixel_format": str, "interlaced": bool}
+            whole &= times.shape == (len(frames) + 1,) and bool((np.diff(times) > 0).all() and np.isfinite(times).all())
+            kinds = {"codec": str, "pixel_format": str, "pixel_aspect": float, "interlaced": bool, "damaged": int}
             whole &= all(type(known[name]) is kind for name, kind in kinds.items())
             whole &= [type(side) for side in known["size"]] == [int, int]
             if whole and len(frames) and frames.shape[1:] == (3 if self.color else 1, self.size, self.size):
@@ -481,15 +485,13 @@ def possible_splits(corpus: Corpus) -> dict[str, str | None]:
 def describe(corpus: Corpus) -> str:
     """What a corpus holds, in lines: classes, actors, lengths, sizes, rates, codecs, sampling, splits, and all remarks."""
     times = [corpus.times(clip) for clip in range(len(corpus))]
-    steps = [np.median(np.diff(each)) if len(each) > 1 else 0.0 for each in times]
-    seconds = [each[-1] + step for each, step in zip(times, steps)]
-    even = [is_even(each) for each in times]
+    lengths, seconds, even = zip(*((len(each) - 1, each[-1], is_even(each)) for each in times))
     kinds = Counter()
-    for step, regular, fact in zip(steps, even, corpus.facts):
-        rate = f"{1 / step:.4g} frames a second" if step else "one frame"
-        codec = fact["codec"].strip() + " interlaced" * fact["interlaced"]
+    for each, regular, fact in zip(times, even, corpus.facts):
+        rate = f"{(len(each) - 2) / each[-2]:.4g} frames a second" if len(each) > 2 else "one frame"
+        codec = fact["codec"] + " interlaced" * fact["interlaced"]
         kinds[f"{fact['size'][1]}x{fact['size'][0]} {codec}, {rate}{'' if regular else ' (uneven)'}"] += 1
-    lengths, actors = [len(each) for each in times], Counter(sorted(video.actor for video in corpus.videos if video.actor))
+    actors = Counter(sorted(video.actor for video in corpus.videos if video.actor))
     splits = possible_splits(corpus)
     lines = [
         f"{corpus.name}: {len(corpus)} clips of {len(corpus.classes)} classes, {corpus.remarks[0]}",
@@ -534,7 +536,7 @@ def choose_evenly(labels: np.ndarray, limit: int) -> np.ndarray:
     return np.concatenate([each[np.linspace(0, len(each) - 1, min(most, len(each))).astype(int)] for each in clips])
 
 # %% ../notebooks/03_corpus.ipynb #2bfc6570
-TILE, TEXT = 112, 30  # pixels of a frame on the sheet, and of the two lines above it
+TILE, TEXT = 112, 42  # pixels of a frame on the sheet, and of the three lines above it
 
 
 def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[Figure, dict[str, str]]:
@@ -561,10 +563,10 @@ def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[
         frames = corpus.frames(clip)
         picture = frames[len(frames) // 2].transpose(1, 2, 0).repeat(1 if corpus.color else 3, axis=2)
         page[top + TEXT : top + TEXT + TILE, left + 4 : left + 4 + TILE] = cv2.resize(picture, (TILE, TILE))
-        named = f"{video.actor} " * bool(video.actor) + video.path.stem
-        for line, text, most, size, weight in ((10, corpus.classes[label], 15, 8, "bold"), (22, named, 20, 6.5, "normal")):
+        lines = (corpus.classes[label], 15, 8, "bold"), (video.actor or "", 20, 6.5, "normal"), (video.path.stem, 20, 6.5, "normal")
+        for line, (text, most, size, weight) in enumerate(lines):
             text = text if len(text) <= most else f"{text[: most - 9]}...{text[-6:]}"
-            ax.text(left + 4, top + line, text, fontsize=size, weight=weight, va="center", parse_math=False)
+            ax.text(left + 4, top + 10 + 12 * line, text, fontsize=size, weight=weight, va="center", parse_math=False)
     ax.imshow(page, interpolation="none", aspect="auto", extent=(0, page.shape[1], page.shape[0], 0))
     ax.axis("off")
     return figure, {str(corpus.videos[clip].path): reason for clip, reason in strange.items() if reason}
