@@ -260,6 +260,8 @@ class _Decoder:
                     self.different += telling and packet.size > large and _differ(last, before)
                     self.packet_of[packet.pts] = self.packets, packet.duration or 0
                     yield packet
+        except IndexError:  # PyAV, at the end: streams began that were not there at the start
+            pass
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise
