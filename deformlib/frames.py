@@ -245,7 +245,7 @@ class _Decoder:
         self.film, self.met, self.stamps, self.packet_of = film, [], [], {}
         self.packets = self.different = 0
         film.codec_context.thread_count = 1  # a corpus reads several files at a time
-        if film.codec.intra_only:  # or half a frame would be filled up with the remains of another
+        if film.codec.name == "mjpeg":  # or half a frame would be filled up with the remains of another
             film.codec_context.options = {"err_detect": "explode"}
 
     def _packets(self) -> Iterator[av.Packet | None]:

@@ -1,6 +1,6 @@
 """Give the library broken files, and see that each ends in its own error, in a reported skip or in success: `make fuzz`.
 
-Input N of a seed is the same on every machine with the same OpenCV: `python tests/fuzz.py --seed S --first N --inputs 1` does
+Input N of a seed is the same on every machine with the same OpenCV and FFmpeg: `python tests/fuzz.py --seed S --first N --inputs 1` does
 it again and shows where it broke. Each input is worked on by another process, which has two minutes and 2 GiB, so that a hang,
 a crash of the interpreter and a flood of memory are seen as such. Linux only: the limits are the kernel's.
 """

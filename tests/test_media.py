@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tools import media_matrix as media
 
 from deformlib import frames
@@ -162,3 +163,17 @@ def test_gemeps_films_go_from_file_to_prediction(tmp_path: Path):
     with torch.inference_mode():
         answers, expected = net(clips), net(wanted)
     assert torch.equal(answers, expected) and answers.shape == (4, 17) and torch.isfinite(answers).all()
+
+
+def test_a_camera_that_writes_exif_into_each_frame(tmp_path: Path):
+    """FFmpeg hands EXIF on as side data that PyAV may not know, and then it names none; the film stands upright all the same."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.jpg", exif=exif)
+    for name in ("a.mov", "a.avi"):
+        assert media.ffmpeg("-framerate", "25", "-i", tmp_path / "%d.jpg", "-c", "copy", tmp_path / name) == ""
+        video = decode_video(tmp_path / name, color=True)
+        theirs, _ = media.program(tmp_path / name, (64, 48, 3), deinterlace=False)
+        assert video.size == (64, 48) and np.array_equal(video.frames.transpose(0, 2, 3, 1)[..., ::-1], theirs)
