@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -232,9 +233,9 @@ def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
 
 # %% ../notebooks/02_frame_sampling.ipynb #2fb57717
 def _differ(before: bytes, packet: bytes) -> bool:
-    """Whether two packets hold other data, and not only another header: by their size, or by a twentieth of their bytes."""
+    """Whether two packets hold other data, not only another header: by half a percent of their size, or by a twentieth of their bytes."""
     if len(before) != len(packet):
-        return 0 < len(before) and 20 * abs(len(before) - len(packet)) > max(len(before), len(packet))
+        return 0 < len(before) and 200 * abs(len(before) - len(packet)) > len(packet)
     return bool((np.frombuffer(before, np.uint8) != np.frombuffer(packet, np.uint8)).mean() > 0.05)
 
 # %% ../notebooks/02_frame_sampling.ipynb #628b47c6
@@ -243,7 +244,7 @@ class _Decoder:
 
     def __init__(self, film: av.VideoStream):
         self.film, self.met, self.stamps, self.packet_of = film, [], [], {}
-        self.packets = self.different = 0
+        self.packets, self.different = 0, set()
         film.codec_context.thread_count = 1  # a corpus reads several files at a time
         if film.codec.name == "mjpeg":  # or half a frame would be filled up with the remains of another
             film.codec_context.options = {"err_detect": "explode"}
@@ -257,7 +258,8 @@ class _Decoder:
                 if packet.size:
                     last, before = before, bytes(packet)
                     self.packets += not packet.is_discard
-                    self.different += telling and packet.size > large and _differ(last, before)
+                    if telling and packet.size > large and _differ(last, before):
+                        self.different.add(self.packets)
                     self.packet_of[packet.pts] = self.packets, packet.duration or 0
                     yield packet
         except IndexError:  # PyAV, at the end: streams began that were not there at the start
@@ -294,6 +296,16 @@ class _Decoder:
                 whole[shown] = not spoilt and shown >= since
         return whole
 
+    def stale(self, same: Sequence[bool]) -> bool:
+        """Whether eight frames in a row, or all, are the `same` as the one before, and the most of their packets are not."""
+        number = {shown: packet for packet, shown, _, _ in self.met}
+        for repeats, stretch in groupby(range(len(same)), key=same.__getitem__):
+            packets = [number[shown] for shown in stretch]
+            if repeats and len(packets) >= min(8, max(len(same) - 1, 2)):
+                if 2 * len(self.different.intersection(packets)) > len(packets):
+                    return True
+        return False
+
     def times(self) -> np.ndarray:
         """When each whole frame begins and the last one ends: see `_frame_times`."""
         unit, rate = float(self.film.time_base), self.film.average_rate or self.film.guessed_rate or 25
@@ -317,14 +329,14 @@ def _checked_name(path: Path) -> str:
     return name
 
 # %% ../notebooks/02_frame_sampling.ipynb #64d1919c
-def _stack(pictures: Iterable[np.ndarray], color: bool, size: int | None) -> tuple[np.ndarray, bool]:
-    """All pictures of a film as frames `[T, C, H, W]`, and whether none differs from the first."""
-    frames, first, still = [], None, True
+def _stack(pictures: Iterable[np.ndarray], color: bool, size: int | None) -> tuple[np.ndarray, list[bool]]:
+    """All pictures of a film as frames `[T, C, H, W]`, and for each whether it is the one before to the last bit."""
+    frames, before, same = [], None, []
     code = cv2.COLOR_BGR2RGB if color else cv2.COLOR_BGR2GRAY
     try:
         for picture in pictures:
-            first = picture if first is None else first
-            still = still and np.array_equal(picture, first)
+            same.append(before is not None and np.array_equal(picture, before))
+            before = picture
             frame = cv2.cvtColor(picture, code)
             frames.append(frame if size is None else resize(frame, size))
             if len(frames) * frames[0].nbytes > _LARGEST:
@@ -332,7 +344,7 @@ def _stack(pictures: Iterable[np.ndarray], color: bool, size: int | None) -> tup
         stack = np.stack(frames or [np.empty((0, 0, 3)[: 2 + color], np.uint8)])  # (T, H, W) or (T, H, W, 3)
     finally:
         frames.clear()  # the stack has them, and a traceback that is kept would keep them
-    return np.ascontiguousarray(stack.transpose(0, 3, 1, 2)) if color else stack[:, None], still
+    return np.ascontiguousarray(stack.transpose(0, 3, 1, 2)) if color else stack[:, None], same
 
 # %% ../notebooks/02_frame_sampling.ipynb #bc2c01e3
 def decode_video(path: str | Path, color: bool = False, size: int | None = None) -> DecodedVideo:
@@ -343,7 +355,7 @@ def decode_video(path: str | Path, color: bool = False, size: int | None = None)
     upright, interlaced frames are deinterlaced, transparency is dropped, frames of another size get that of the first.
 
     Raises `VideoError` if the file is missing, is no video, holds no frame that decodes or more than 4 GiB of them (8K: five
-    seconds; give `size`), less than one frame for four packets, or one and the same picture in packets that differ.
+    seconds; give `size`), less than one frame for four packets, or one and the same picture from packets that differ.
     """
     path = Path(path)
     name = _checked_name(path)
@@ -351,13 +363,13 @@ def decode_video(path: str | Path, color: bool = False, size: int | None = None)
         with _open(path, name) as container:
             film = _film(path, container)
             decoder, converter = _Decoder(film), _Converter(path)
-            frames, still = _stack(converter.pictures(decoder.frames()), color, size)
+            frames, same = _stack(converter.pictures(decoder.frames()), color, size)
             whole, packets, codec = decoder.whole(), decoder.packets, film.codec.canonical_name
             if 4 * whole.sum() < packets or not whole.any():
                 told = f"{whole.sum()} of its {packets} packets of {codec} decode to a whole frame"
                 raise VideoError(f"{path} is damaged, {told}: copy it again, or {_conversion(path)}")
-            if still and len(whole) > 2 and 2 * decoder.different > packets:
-                told = f"decodes to one and the same picture, though its {packets} packets of {codec} differ"
+            if decoder.stale(same):
+                told = f"decodes to one and the same picture again and again, though its packets of {codec} differ"
                 raise VideoError(f"{path} {told}: {_conversion(path)}")
             aspect = float(film.sample_aspect_ratio or 1) ** (-1 if converter.sideways else 1)
             facts = converter.size, aspect, codec, converter.pixel_format, converter.interlaced
