@@ -34,6 +34,12 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("--seed", type=int, default=0, help="of the procedural videos (%(default)s)")
     job.set_defaults(do=make)
 
+    job = jobs.add_parser("inspect", help="say what a folder of videos or BVH files holds, and draw one frame of each clip")
+    job.add_argument("folder", type=Path, nargs="?", default=DEFAULT_CORPUS, help="(%(default)s, made if missing)")
+    job.add_argument("--sheet", type=Path, help="where the picture goes (NAME-sheet.png, here)")
+    _cache_option(job)
+    job.set_defaults(do=inspect)
+
     for name, text in (("study", "do the runs of a named study"), ("reproduce", "the study called classroom: Table 1, in minutes")):
         job = jobs.add_parser(name, help=text)
         if name == "study":
@@ -44,6 +50,7 @@ def main(words: list[str] | None = None) -> int:
         job.add_argument("--seeds", type=_count, help="runs of each kind (the study's own)")
         job.add_argument("--workers", type=_count, help="processes on a CPU (as many as cores, at most 4)")
         job.add_argument("--results", type=Path, help="folder for records and tables (results/NAME, with recipe and corpus if others)")
+        _cache_option(job)
         job.set_defaults(do=study, name="classroom", models=None)
 
     job = jobs.add_parser("table", help="make the tables and figures of a results folder anew")
@@ -56,6 +63,7 @@ def main(words: list[str] | None = None) -> int:
 
     job = jobs.add_parser("follow", help="ask trained offsets whether they follow the figures of the procedural corpus")
     job.add_argument("folder", type=Path, help="of the study's records and weights")
+    _cache_option(job)
     job.set_defaults(do=follow)
 
     job = jobs.add_parser("predict", help="name the emotion in a video")
@@ -63,6 +71,9 @@ def main(words: list[str] | None = None) -> int:
     job.add_argument("--weights", type=Path, help="a .safetensors file of a run (the newest deformable one of results/)")
     job.set_defaults(do=predict)
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a console that cannot show a name still shows the rest
     options = parser.parse_args(words)
     try:
         options.do(options)
@@ -97,13 +108,39 @@ def rendered(motion: Path) -> Path:
     return Path("data") / f"{motion.resolve().name}-videos"
 
 
+def prepared(folder: Path) -> Path:
+    """The folder of videos to read: the default corpus is made if it is missing, motion capture is rendered."""
+    from .bodies import make_corpus
+    from .mocap import has_motion, motion_corpus
+
+    if folder == DEFAULT_CORPUS and not (folder / "manifest.csv").exists():  # one of another seed stays
+        return make_corpus(folder)
+    return motion_corpus(folder, rendered(folder)) if has_motion(folder) else folder
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Say what a corpus holds, what was left out, which films seem to show nobody, and draw its contact sheet."""
+    from .bodies import replacing
+    from .corpus import Corpus, contact_sheet, describe
+
+    corpus = Corpus(prepared(options.folder), cache=options.cache, quiet=True)
+    print(describe(corpus))
+    figure, strange = contact_sheet(corpus)
+    for path, reason in list(strange.items())[:20]:
+        print(f"WARNING: {path} seems to show nobody: {reason}")
+    if len(strange) > 20:
+        print(f"WARNING: {len(strange) - 20} more seem to show nobody")
+    sheet = options.sheet or Path(f"{corpus.name}-sheet.png")
+    with replacing(sheet) as beside:
+        figure.savefig(beside, format="png")
+    print(f"one frame of each clip is in {sheet}: look at it")
+
+
 def study(options: argparse.Namespace) -> None:
     """Say what a study costs, do its runs that are missing, and write its tables; torchrun starts it in several processes."""
     import torch
 
-    from .bodies import make_corpus
-    from .corpus import Corpus
-    from .mocap import has_motion, motion_corpus
+    from .corpus import Corpus, describe
     from .results import load_records, write_tables
     from .study import FITTERS, RECIPES, STUDIES, NetworkFitter, StudyError, run
     from .training import processes
@@ -135,11 +172,9 @@ def study(options: argparse.Namespace) -> None:
         results = Path("results") / "-".join([options.name, *others])
     network, state = RECIPES[recipe].network, processes()
     with state.main_process_first():  # the others find the videos made and decoded
-        if folder == DEFAULT_CORPUS and not (folder / "manifest.csv").exists():  # one of another seed stays
-            make_corpus(folder)
-        elif has_motion(folder):
-            folder = motion_corpus(folder, rendered(folder))
-        corpus = Corpus(folder, network.size, network.in_channels == 3)
+        corpus = Corpus(prepared(folder), network.size, network.in_channels == 3, options.cache, quiet=True)
+    if state.is_main_process:
+        print(describe(corpus))
     experiments = chosen.experiments(corpus, options.seeds and range(options.seeds), recipe)
     if any(results.glob("[!.]*.json")):  # refused before anything is trained, not when it comes to the table
         known = load_records(results)[0]
@@ -155,7 +190,7 @@ def study(options: argparse.Namespace) -> None:
         if any(isinstance(fitters[experiment.model], NetworkFitter) for experiment in experiments):
             print(f"A run of {recipe} needs {RECIPES[recipe].needs}.")
         print(cost(experiments, results, corpus, fitters, workers), flush=True)
-    run(experiments, results, workers=workers, fitters=fitters, warped=chosen.warped)
+    run(experiments, results, options.cache, workers, fitters, chosen.warped)
     state.wait_for_everyone()
     state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
     if state.is_main_process:
@@ -247,7 +282,7 @@ def follow(options: argparse.Namespace) -> None:
     """Write offsets/follow.json of a results folder: whether the offsets of its deformable runs by actor follow the figures."""
     from .claims import write_follow
 
-    print(f"{write_follow(options.folder, DEFAULT_CORPUS)} is written; `python -m deformlib report` reads it")
+    print(f"{write_follow(options.folder, DEFAULT_CORPUS, options.cache)} is written; `python -m deformlib report` reads it")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -260,7 +295,7 @@ def predict(options: argparse.Namespace) -> None:
     found = sorted(Path("results").glob("*/[!.]*deformable*.safetensors"), key=lambda path: path.stat().st_mtime)
     weights = options.weights or (found or sorted(EXAMPLE.glob("*deformable*.safetensors")) or [None])[-1]
     if weights is None:
-        raise NetworkError("No trained network here: run `make reproduce` first, or name a file with --weights.")
+        raise NetworkError("No trained network here: do `python -m deformlib reproduce` first, or name a file with --weights.")
     net, classes = load_network(weights)
     config = net.config
     clip = torch.from_numpy(read_clip(options.video, config.length, config.size, config.in_channels == 3))
@@ -269,6 +304,10 @@ def predict(options: argparse.Namespace) -> None:
     print(f"{options.video} according to {weights}:")
     for share, label in sorted(zip(probabilities.tolist(), classes), reverse=True)[:5]:
         print(f"  {100 * share:5.1f} %  {label:12} {'#' * round(40 * share)}")
+
+
+def _cache_option(job: argparse.ArgumentParser) -> None:
+    job.add_argument("--cache", type=Path, help="folder for decoded frames (deformlib in XDG_CACHE_HOME or ~/.cache)")
 
 
 def _count(word: str) -> int:

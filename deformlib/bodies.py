@@ -5,13 +5,15 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
-           'DEPTH', 'Points', 'HALF', 'OURS', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act', 'Actor',
-           'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform', 'frame_figure',
-           'paint', 'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole', 'film_all',
-           'make_corpus', 'read_manifest']
+           'DEPTH', 'Points', 'HALF', 'OURS', 'COLUMNS', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act',
+           'Actor', 'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform',
+           'frame_figure', 'paint', 'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole',
+           'film_all', 'make_corpus', 'column_roles', 'read_table', 'read_manifest']
 
 # %% ../notebooks/01_body_videos.ipynb #625b7803
+import codecs
 import csv
+import io
 import os
 import re
 import threading
@@ -487,12 +489,10 @@ def film_all(film: Callable, items: list, folder: Path) -> list:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "manifest.csv"
     if manifest.exists():
-        with manifest.open(newline="", encoding="utf-8", errors="replace") as file:
-            others = [row for row in csv.reader(file) if not any(map(OURS.search, row))][1:]  # but for the first line
-        if others:
-            raise BodyError(
-                f"{manifest} names other videos ({', '.join(others[0])}): choose another folder for the films."
-            )
+        lines = manifest.read_text(encoding="utf-8", errors="replace").splitlines()
+        _, *rows = [line for line in lines if not re.fullmatch(r'[\s,;|"]*|"?sep=.*', line)] or [""]
+        if others := [row for row in rows if not any(map(OURS.search, re.split(r'[,;\t|"]', row)))]:
+            raise BodyError(f"{manifest} names other videos ({others[0]}): choose another folder for the films.")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(film, items), total=len(items), desc="filming", unit="clip"))
     rows = [row for row in results if isinstance(row, tuple)]
@@ -518,30 +518,83 @@ def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: in
     return folder
 
 # %% ../notebooks/01_body_videos.ipynb #91aa8426
-def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list[tuple[str, str]]]:
-    """Read `manifest.csv` (columns path, label and, if known, actor): `{path: (label, actor)}` and the rows left out.
+COLUMNS = {  # what a column of manifest.csv may be called, written without capitals, blanks and signs
+    "path": "path file filename filepath video videofile videoname videopath bvh bvhfile bvhpath".split(),
+    "label": "label class classlabel classname category emotion emotionlabel".split(),
+    "actor": """actor actorid subject subjectid person personid participant participantid performer performerid
+    speaker speakerid signer signerid dancer dancerid player playerid""".split(),
+}
 
-    path may be called bvh_file or file, and label emotion. Rows left out come as (path, reason): no label, a path out of
-    the folder, through a link too, no such file, a second row for one file. Raises `BodyError` if there is no such table.
+
+def column_roles(header: list[str]) -> dict[str, list[str]]:
+    """For path, label and actor, the names in a table's header that mean it."""
+    plain = {name: re.sub(r"[\W_]+", "", name).casefold() for name in header}
+    return {role: [name for name in header if plain[name] in words] for role, words in COLUMNS.items()}
+
+# %% ../notebooks/01_body_videos.ipynb #647e1167
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read a manifest's header and its rows that are not empty, each with the number of the line where it ends.
+
+    Separators may be comma, semicolon, tab or bar, or what a line `sep=` names. UTF-8, or UTF-16 with its mark. Raises
+    BodyError if the file cannot be read, or has no columns for path and label, or two for one of path, label and actor.
+    """
+    try:
+        data = path.read_bytes()
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        text = data.decode("utf-16" if data.startswith(marks) else "utf-8-sig")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        told = re.match(r'\s*"?sep=([^\w\s"]|\t)"?[\t ,;|]*$', text, re.IGNORECASE | re.MULTILINE)
+        text = text if told is None else "\n" * text.count("\n", 0, told.end()) + text[told.end() :]
+        tables = []
+        for separator in ",;\t|" if told is None else told[1]:
+            reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+            tables.append([(line, row) for line, row in rows if any(row)])
+    except FileNotFoundError:
+        raise BodyError(f"{path} does not exist: write one with the columns path,label,actor.") from None
+    except OSError as error:
+        raise BodyError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BodyError(f"{path} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
+    if not any(tables):
+        raise BodyError(f"{path} is empty: write a first line path,label,actor and then one line for each video.")
+    (_, header), *rows = max(filter(None, tables), key=lambda rows: _fit(rows[0][1]))
+    for role, names in column_roles(header).items():
+        met = f"its columns are {', '.join(map(repr, header))}"
+        if not names and role != "actor":
+            raise BodyError(f"{path} needs a first line path,label,actor: it has no {role}, or {COLUMNS[role][1]}; {met}.")
+        if len(names) > 1:
+            raise BodyError(f"{path} has several columns for the {role} ({', '.join(map(repr, names))}): keep one of them, rename the rest.")
+    return header, rows
+
+
+def _fit(header: list[str]) -> tuple[int, int]:
+    """How well a separator suits a header: how many of path, label and actor it leaves, and how many columns."""
+    return sum(map(bool, column_roles(header).values())), len(header)
+
+# %% ../notebooks/01_body_videos.ipynb #1280d4a6
+def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list[tuple[str, str]], list[str]]:
+    """Read `manifest.csv`: `{path: (label, actor)}`, the rows left out, and the columns that nothing reads.
+
+    Columns are found by `COLUMNS`; actor may be missing. Rows left out come as (path, reason): no path or label, a path
+    out of the folder, through a link too, no such file, a second row for one file, more cells than columns. Raises
+    `BodyError` if there is no such table, no row in it, or if it names motion capture (.bvh) and other files.
     """
     manifest = folder / "manifest.csv"
-    try:
-        with open(manifest, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, restval=""))
-    except FileNotFoundError:
-        raise BodyError(f"{manifest} does not exist: write one with the columns path,label,actor.") from None
-    except OSError as error:
-        raise BodyError(f"{manifest} cannot be read ({error.strerror}): check its permissions.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BodyError(f"{manifest} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
-    choices = (("path", "bvh_file", "file"), ("label", "emotion"))
-    paths, names = (next((name for name in choice if rows and name in rows[0]), None) for choice in choices)
-    if paths is None or names is None:
-        raise BodyError(f"{manifest} needs a first line path,label,actor and then one line for each video.")
+    header, rows = read_table(manifest)
+    roles = {role: header.index(names[0]) for role, names in column_roles(header).items() if names}
     labels, left_out, home = {}, [], Path(os.path.realpath(folder))
-    for row in rows:
-        path, label = os.path.normpath(row[paths].strip()), row[names].strip()
-        if os.path.isabs(path) or path.split(os.sep)[0] == "..":
+    for line, row in rows:
+        cells = row + [""] * (len(header) - len(row))
+        path, label, actor = (cells[roles[role]] if role in roles else "" for role in COLUMNS)
+        if "\n" in "".join(cells):
+            raise BodyError(f"{manifest}, line {line}: a cell of several lines ends here; close its quotation mark.")
+        path = _inside(folder, path)
+        if any(cells[len(header) :]):
+            left_out.append((path, f"line {line} of manifest.csv has more cells than columns: quote the cell that holds a separator"))
+        elif path == ".":
+            left_out.append((f"line {line}", "manifest.csv names no file in it: fill in the path"))
+        elif os.path.isabs(path) or path.split(os.sep)[0] == "..":
             left_out.append((path, "its path leaves the corpus folder: copy the video into it"))
         elif path in labels:
             left_out.append((path, f"manifest.csv has a second line for it, with label {label!r}: keep one"))
@@ -552,5 +605,20 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
         elif home not in Path(os.path.realpath(folder / path)).parents:
             left_out.append((path, "a link in its path leaves the corpus folder: copy the video into it"))
         else:
-            labels[path] = (label, (row.get("actor") or "").strip() or None)
-    return labels, left_out
+            labels[path] = (label, actor or None)
+    if not rows:
+        raise BodyError(f"{manifest} has columns, but no line for any file: write one line for each.")
+    motion = [path for path in labels if path.lower().endswith(".bvh")]
+    if 0 < len(motion) < len(labels):
+        other = next(path for path in labels if path not in motion)
+        raise BodyError(f"{manifest} names motion capture ({motion[0]}) and other files ({other}): keep two folders.")
+    used = {header[column] for column in roles.values()}
+    return labels, left_out, [name for name in header if name and name not in used]
+
+
+def _inside(folder: Path, path: str) -> str:
+    """The path of a manifest's row as this system writes it, from the folder on if it leads there."""
+    if "\\" in path and not os.path.isfile(folder / path):  # written on Windows
+        path = path.replace("\\", "/")
+    path, home = os.path.normpath(path), os.path.abspath(folder)
+    return os.path.relpath(path, home) if os.path.isabs(path) and Path(home) in Path(path).parents else path

@@ -354,10 +354,10 @@ def offsets_follow(weights: str | Path, corpus: Corpus) -> list[dict]:
     return rows
 
 # %% ../notebooks/15b_does_deformation_help.ipynb #a4dfb2fb
-def write_follow(folder: str | Path, videos: str | Path) -> Path:
+def write_follow(folder: str | Path, videos: str | Path, cache: str | Path | None = None) -> Path:
     """Ask all weights of deformable runs by actor in `folder` whether their offsets follow: `folder`/offsets/follow.json.
 
-    videos: the folder of the procedural corpus, made if missing. The file says what was asked of which data, and where: rows of
+    videos: the folder of the procedural corpus, made if missing; cache: as for `Corpus`. The file says what was asked of which data, and where: rows of
     `offsets_follow`, nan as null. Returns its path. Raises ResultsError if there are no such weights.
     """
     folder, started = Path(folder), time.perf_counter()
@@ -366,7 +366,7 @@ def write_follow(folder: str | Path, videos: str | Path) -> Path:
         raise ResultsError(f"{folder} holds no weights of deformable runs by actor: run a study into it first.")
     if not (Path(videos) / "manifest.csv").exists():
         make_corpus(videos)
-    corpus = Corpus(videos, load_network(found[0])[0].config.size)
+    corpus = Corpus(videos, load_network(found[0])[0].config.size, cache=cache)
     rows = [row for weights in tqdm(found, "offsets", unit="network") for row in offsets_follow(weights, corpus)]
     rows = pd.DataFrame(rows).round(4).astype(object)
     rows = rows.where(rows.notna(), None).to_dict("records")

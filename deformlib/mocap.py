@@ -476,8 +476,11 @@ def in_picture(motion: Motion, actor: Actor, rng: np.random.Generator) -> np.nda
 
 # %% ../notebooks/01b_motion_capture.ipynb #d88f1ca1
 def has_motion(folder: str | Path) -> bool:
-    """Whether a BVH file (.bvh, in any letter case) lies in `folder` or anywhere below it."""
-    return any(path.suffix.lower() == ".bvh" for path in Path(folder).rglob("*"))
+    """Whether the manifest.csv of `folder` names BVH files (.bvh, in any letter case); without one, whether most files are BVH."""
+    if (Path(folder) / "manifest.csv").exists():
+        return any(path.lower().endswith(".bvh") for path in read_manifest(Path(folder))[0])
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return 0 < len(paths) <= 2 * sum(path.suffix.lower() == ".bvh" for path in paths)
 
 # %% ../notebooks/01b_motion_capture.ipynb #cf4f57a8
 def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
@@ -514,11 +517,13 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
             write_video(paint(motion, dressed, np.random.default_rng(seed)), folder / name)
         return name, label, actor
 
-    labels, left_out = read_manifest(bvh_folder)
+    labels, left_out, unused = read_manifest(bvh_folder)
     for path in labels:  # read_manifest has seen that they are there
         with suppress(OSError):
             twins[path] = firsts.setdefault(hashlib.sha256((bvh_folder / path).read_bytes()).digest(), path)
     results = film_all(film, list(labels.items()), folder)
+    if unused:
+        print(f"columns of manifest.csv that nothing reads: {', '.join(unused)}")
     problems = [f"{path} left out: {reason}" for path, reason in left_out]
     problems += [row for row in results if isinstance(row, str)]
     print(*problems, *sorted(notes), sep="\n", end="\n" if problems or notes else "")

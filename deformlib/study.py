@@ -35,7 +35,7 @@ import deformlib
 from .augment import warp
 from .bodies import replacing
 from .corpus import Corpus, CorpusError, Split, by_actor, by_clip, by_copy
-from .frames import VideoError
+from .frames import VideoError, is_even
 from deformlib.network import (
     DEFECTS,
     NetworkConfig,
@@ -301,10 +301,18 @@ class Study:
     ) -> list[Experiment]:
         """The list of runs, seeds outermost, so that a study stopped half-way holds whole comparisons.
 
-        Raises StudyError without a seed, or for a recipe that is none.
+        Prints it if the runs must be by clip instead of by actor. Raises StudyError without a seed, or for a recipe that
+        is none.
         """
-        actors = {video.actor for video in corpus.videos}
-        clean = "by_clip" if None in actors or len(actors) < 2 else "by_actor"
+        actors = [video.actor for video in corpus.videos]
+        clean = "by_actor" if None not in actors and len(set(actors)) > 1 else "by_clip"
+        if clean == "by_clip" and {"clean", "by_actor"} & set(self.splits) and processes().is_main_process:
+            missing = f"{actors.count(None)} of {len(actors)} clips have no actor"
+            print(
+                f"WARNING: {corpus.name}: {missing if None in actors else 'all clips have one actor'}, so this study is split by "
+                "clip, not by actor: people are on both sides, and nothing is said of strangers. To split by actor, fill the "
+                "actor column of manifest.csv for every clip, with two actors or more."
+            )
         splits = dict.fromkeys(clean if split in ("clean", "by_actor") else split for split in self.splits)  # each once
         seeds = range(self.seeds) if seeds is None else seeds
         if not seeds:
@@ -361,7 +369,7 @@ def source(corpus: Corpus) -> str:
 def machine() -> dict:
     """Where a run happens: device, cores, Python and the versions of the packages that make numbers."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "scikit-learn", "accelerate")
+    packages = ("torch", "torchvision", "numpy", "opencv-python-headless", "av", "scikit-learn", "accelerate")
     versions = {package: None for package in packages}
     for package in packages:
         with suppress(ModuleNotFoundError):  # Colab carries OpenCV under another name
@@ -377,6 +385,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, settings: dict,
     labels, predicted = corpus.labels[split.val[:, 0]], outcome.probabilities.argmax(1)
     siblings, judged = split.siblings(), [corpus.videos[clip] for clip in split.val[:, 0]]
     actors = [video.actor for video in judged]
+    even = [is_even(corpus.times(clip)) for clip in range(len(corpus))]
     return {
         "name": experiment.name,
         "experiment": asdict(experiment) | {"corpus": corpus.name},
@@ -388,6 +397,7 @@ def record(experiment: Experiment, corpus: Corpus, split: Split, settings: dict,
             "classes": list(corpus.classes),
             "actors": len({video.actor for video in corpus.videos if video.actor}),
             "size": corpus.size,
+            "sampled": {"by number": sum(even), "by time": len(even) - sum(even)},
         },
         "split": {
             "name": split.name,
@@ -462,7 +472,7 @@ def run(
             network = RECIPES[experiment.recipe].network
             wanted = (experiment.corpus, network.size, network.in_channels == 3)
             if wanted not in corpora:
-                corpora[wanted] = Corpus(*wanted, cache=cache)
+                corpora[wanted] = Corpus(*wanted, cache=cache, quiet=True)  # who made the list has read it
             try:
                 found[experiment] = _run_one(experiment, corpora[wanted], folder, fitters[experiment.model], warped)
                 waiting.remove(experiment)

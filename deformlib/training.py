@@ -8,9 +8,11 @@ __all__ = ['RELEASED_TRAINING', 'TrainingError', 'InUseError', 'TrainConfig', 'l
            'find_batch', 'held', 'settings', 'close_epoch', 'prepare', 'batches', 'fit', 'draw_history', 'LiveCurve']
 
 # %% ../notebooks/10_training.ipynb #bd5272a9
+import errno
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -327,11 +329,16 @@ def find_batch(net: nn.Module, largest: int = 256) -> int:
     return fits
 
 # %% ../notebooks/10_training.ipynb #c74e3f45
+_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOTTY}
+_WITHOUT_LOCKS: set[int] = set()  # drives of which a warning was given
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold the operating system's lock on a file, which ends with the process; InUseError if another process has it.
 
-    On a network drive the lock holds between machines if the drive passes locks on: NFS does, from version 4.
+    On a network drive the lock holds between machines if the drive passes locks on: NFS does, from version 4. On a drive
+    without locks one process goes on with a warning, and TrainingError ends a process that another has started to share work.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -348,6 +355,20 @@ def held(path: Path) -> Iterator[None]:
             raise InUseError(
                 f"{path.parent}: another run writes there; wait for it, or choose another folder."
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if multiprocessing.parent_process():
+                raise TrainingError(
+                    f"{path.parent}: this drive has no file locks ({error.strerror}), so processes cannot share the runs: "
+                    "take one worker, or a results folder on another drive."
+                ) from error
+            if (drive := os.stat(path).st_dev) not in _WITHOUT_LOCKS:
+                _WITHOUT_LOCKS.add(drive)
+                tqdm.write(
+                    f"WARNING: {path.parent}: this drive has no file locks ({error.strerror}); going on without them, so start "
+                    "no second run there, or choose a results folder on another drive."
+                )
         yield
 
 # %% ../notebooks/10_training.ipynb #cda8b866

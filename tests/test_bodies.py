@@ -251,7 +251,93 @@ def test_read_manifest_gives_labels_and_reasons(tmp_path: Path):
         (tmp_path / name).touch()
     rows = "file,emotion,actor\n ./a.bvh , joy , Ann \ndeep/b.bvh,fear\na.bvh,fear,Bob\nc.bvh,joy,Ann\n/etc/hosts,joy,Ann\n"
     (tmp_path / "manifest.csv").write_text(rows, encoding="utf-8-sig")
-    labels, left_out = bodies.read_manifest(tmp_path)
-    assert labels == {"a.bvh": ("joy", "Ann"), str(Path("deep/b.bvh")): ("fear", None)}
+    labels, left_out, unused = bodies.read_manifest(tmp_path)
+    assert labels == {"a.bvh": ("joy", "Ann"), str(Path("deep/b.bvh")): ("fear", None)} and unused == []
     assert [path for path, _ in left_out] == ["a.bvh", "c.bvh", "/etc/hosts"]
     assert not any(reason.endswith(".") for _, reason in left_out)
+
+
+TABLES = {  # the same table, as people and spreadsheets write it
+    "blanks": "path,label, actor\na.avi, joy, Ann\ndeep/b.avi, fear, Bob\n",
+    "capitals": "Path,LABEL,Actor\na.avi,joy,Ann\ndeep/b.avi,fear,Bob\n",
+    "other words": "file name,Emotion,Subject ID\na.avi,joy,Ann\ndeep/b.avi,fear,Bob\n",
+    "semicolons": "path;label;actor\na.avi;joy;Ann\ndeep/b.avi;fear;Bob\n",
+    "tabs": "path\tlabel\tactor\na.avi\tjoy\tAnn\ndeep/b.avi\tfear\tBob\n",
+    "bars": "path | label | person\na.avi | joy | Ann\ndeep/b.avi | fear | Bob\n",
+    "sep": "sep=;\r\npath;label;actor\r\na.avi;joy;Ann\r\ndeep/b.avi;fear;Bob\r\n",
+    "sep of another kind": '"sep=^"\npath^label^actor\na.avi^joy^Ann\ndeep/b.avi^fear^Bob\n',
+    "empty lines": "\n  \n,,\npath,label,actor\n\n,,\na.avi,joy,Ann\n ,,\ndeep/b.avi,fear,Bob\n,,\n\n",
+    "a mark": "\ufeffpath,label,actor\na.avi,joy,Ann\ndeep/b.avi,fear,Bob\n",
+    "two marks": "\ufeff\ufeffactor,path,label\nAnn,a.avi,joy\nBob,deep/b.avi,fear\n",
+    "quotes": "\"path\",'label',\"actor\"\n\"a.avi\" , \"joy\",\"Ann\"\n\"deep/b.avi\",\"fear\",\"Bob\"\n",
+    "Windows": "path,label,actor\n.\\a.avi,joy,Ann\ndeep\\b.avi,fear,Bob\n",
+    "old line ends": "path,label,actor\ra.avi,joy,Ann\rdeep/b.avi,fear,Bob\r",
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_manifest_is_read_as_people_write_it(tmp_path: Path, kind: str, encoding: str):
+    (tmp_path / "deep").mkdir()
+    for name in ("a.avi", "deep/b.avi"):
+        (tmp_path / name).touch()
+    (tmp_path / "manifest.csv").write_bytes(TABLES[kind].encode(encoding))
+    wanted = {"a.avi": ("joy", "Ann"), str(Path("deep/b.avi")): ("fear", "Bob")}
+    assert bodies.read_manifest(tmp_path) == (wanted, [], [])
+
+
+REFUSED = {  # what the sentence says was met
+    "": "is empty",
+    "\n;;\n": "needs a first line path,label,actor.*';;'",
+    "path;label;actor\n": "has columns, but no line",
+    "a.avi;joy;Ann\n": "needs a first line path,label,actor.*its columns are 'a.avi', 'joy', 'Ann'",
+    "path label actor\na.avi joy Ann\n": "its columns are 'path label actor'",
+    "path,mood\na.avi,joy\n": "no label.*its columns are 'path', 'mood'",
+    "path,File,label\na.avi,b.avi,joy\n": "several columns for the path .'path', 'File'.",
+    "path,label,Class\na.avi,joy,1\n": "several columns for the label",
+    "path,label,actor,person\na.avi,joy,Ann,1\n": "several columns for the actor .'actor', 'person'.",
+    "path,label,label\na.avi,joy,fear\n": "several columns for the label",
+    'path,label\na.avi,"joy\nb.avi,fear\n': "line 3: a cell of several lines ends here",
+    'path,label,notes\na.avi,joy,"tall\nb.avi,fear,\n': "line 3: a cell of several lines ends here",
+    "path,label\na.avi,joy\nmove.bvh,joy\n": "names motion capture .move.bvh. and other files .a.avi.",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_manifest_that_cannot_be_used_is_told_what_was_met(tmp_path: Path, text: str):
+    for name in ("a.avi", "b.avi", "move.bvh"):
+        (tmp_path / name).touch()
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(bodies.BodyError, match=rf"manifest\.csv.*{REFUSED[text]}") as caught:
+        bodies.read_manifest(tmp_path)
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_a_row_is_left_out_for_a_reason_and_unread_columns_are_named(tmp_path: Path):
+    """Nothing slips by a column, and no row of empty cells is a file."""
+    (tmp_path / "a.avi").touch()
+    rows = ["path,label,actor,take,", "a.avi,joy,Ann,1,", ",joy,Ann,2,", "b.avi,joy, happy,Ann,3,4", r"..\c.avi,joy,Ann,4", "a.avi,,Ann"]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    labels, left_out, unused = bodies.read_manifest(tmp_path)
+    assert labels == {"a.avi": ("joy", "Ann")} and unused == ["take"]
+    reasons = dict(left_out)
+    assert "no file in it" in reasons.pop("line 3") and "more cells than columns" in reasons.pop("b.avi")
+    assert "leaves the corpus folder" in reasons.pop(str(Path("../c.avi"))) and "second line" in reasons.pop("a.avi") and not reasons
+
+
+def test_a_whole_path_into_the_folder_is_taken(tmp_path: Path):
+    (tmp_path / "a.avi").touch()
+    (tmp_path / "manifest.csv").write_text(f"path,label\n{tmp_path / 'a.avi'},joy\n")
+    assert bodies.read_manifest(tmp_path)[0] == {"a.avi": ("joy", None)}
+
+
+@pytest.mark.parametrize("text", ["sep=;\n\npath;label;actor\n{};anger;a01\n", "\npath,label,actor\n,,\n\n{},anger,a01\n"])
+def test_a_manifest_of_ours_may_be_saved_by_a_spreadsheet(tmp_path: Path, text: str):
+    """It is written anew; one that names other videos stays."""
+    plan = short_plan(1)
+    (tmp_path / "manifest.csv").write_text(text.format(plan[0].name))
+    bodies.make_corpus(tmp_path, plan)
+    assert len(bodies.read_manifest(tmp_path)[0]) == 1
+    (tmp_path / "manifest.csv").write_text(text.format("mine.mp4"))
+    with pytest.raises(bodies.BodyError, match="names other videos .*mine.mp4"):
+        bodies.make_corpus(tmp_path, plan)

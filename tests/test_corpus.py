@@ -1,5 +1,6 @@
 """A corpus: labels, the cache, what is left out, and splits that do not leak."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,24 @@ import numpy as np
 import pytest
 
 import deformlib.corpus
-from deformlib.bodies import EMOTIONS
-from deformlib.corpus import ORIGINAL, Corpus, CorpusError, Split, by_actor, by_clip, by_copy
+from deformlib.bodies import EMOTIONS, make_corpus
+from deformlib.corpus import (
+    ORIGINAL,
+    Corpus,
+    CorpusError,
+    Split,
+    by_actor,
+    by_clip,
+    by_copy,
+    choose_evenly,
+    contact_sheet,
+    describe,
+    possible_splits,
+    shows_nobody,
+)
 from deformlib.frames import read_video
+
+EXAMPLE = Path(__file__).parent.parent / "results" / "example-classroom"
 
 
 def write(path: Path, level: int, n_frames: int = 4) -> Path:
@@ -75,7 +91,8 @@ def test_gemep_names(tmp_path, cache):
     corpus = Corpus(tmp_path / "g", size=16, cache=cache)
     assert corpus.classes == tuple(EMOTIONS.values()) and len(corpus.classes) == 17
     assert [corpus.classes[label] for label in corpus.labels] == ["anger", "joy", "sadness"]
-    assert [name for name, _ in corpus.rejected] == ["holiday.avi"] and corpus.videos[0].actor is None
+    assert [name for name, _ in corpus.rejected] == [".01xang_half.avi", "holiday.avi"]
+    assert "hidden" in corpus.rejected[0][1] and corpus.videos[0].actor is None
 
 
 def test_class_folders(tmp_path, cache):
@@ -97,7 +114,7 @@ def test_everything_left_out_is_named(folder, cache, capsys):
     reasons = dict(corpus.rejected)
     said = capsys.readouterr().out
     for name, part in {
-        "00.avi": "no frame that can be read",
+        "00.avi": "is damaged, or no video",
         "04.avi": "same contents as 02.avi",
         "06.avi": "second line for it, with label 'joy'",
         os.path.join("..", "out.avi"): "leaves the corpus folder",
@@ -148,23 +165,69 @@ def test_empty_missing_and_unlabelled_folders(tmp_path, cache):
 def test_the_cache_is_used_and_the_folder_only_read(folder, cache, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
     first = Corpus(folder, size=16, cache=cache)
-    monkeypatch.setattr(deformlib.corpus, "read_video", None)  # decoding again would fail
+    monkeypatch.setattr(deformlib.corpus, "decode_video", None)  # decoding again would fail
     second = Corpus(folder, size=16, cache=cache)
     assert second.key == first.key and second.videos == first.videos
     assert before == {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
-    assert len(list(cache.iterdir())) == 12
+    assert len(list(cache.iterdir())) == 2 * 12  # frames, and what is known of them
 
 
-def test_the_default_cache_is_in_the_home_folder(folder, tmp_path, monkeypatch):
+def test_the_default_cache_is_in_the_home_folder_or_where_xdg_says(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     Corpus(folder, size=16)
-    assert len(list((tmp_path / "home" / ".cache" / "deformlib").iterdir())) == 12
+    assert len(list((tmp_path / "home" / ".cache" / "deformlib").glob("*.npy"))) == 12
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "big drive"))
+    Corpus(folder, size=16)
+    assert len(list((tmp_path / "big drive" / "deformlib").glob("*.npy"))) == 12
 
 
-def test_a_cache_that_cannot_be_written(folder, tmp_path):
+def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    """What the sentence advises, its reader can do: there is such an option, and such a variable."""
     (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match="name another cache"):
+    advice = r"name another cache, with --cache or Corpus\(cache=\.\.\.\), or set XDG_CACHE_HOME"
+    with pytest.raises(CorpusError, match=advice):
         Corpus(folder, size=16, cache=tmp_path / "file" / "cache")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(CorpusError, match=advice):
+        Corpus(folder, size=16)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(CorpusError, match=advice):
+        Corpus(folder, size=16)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert len(Corpus(folder, size=16)) == 12
+
+
+def test_a_cache_of_another_decoder_is_made_again(folder, cache, monkeypatch):
+    """The decoder is in the files' names, and not in the key."""
+    first = Corpus(folder, size=16, cache=cache)
+    for file in cache.glob("*.npy"):
+        np.save(file, np.zeros_like(np.load(file)))  # what a broken decoder left
+    monkeypatch.setattr(deformlib.corpus, "_DECODER", "Better-2.0")
+    again = Corpus(folder, size=16, cache=cache)
+    assert again.key == first.key and len(list(cache.iterdir())) == 2 * 24 and not first.frames(0).any()
+    assert all(np.array_equal(again.frames(n), read_video(v.path, size=16)) for n, v in enumerate(again.videos))
+
+
+def test_what_the_decoder_tells_is_kept(folder, cache):
+    for corpus in (Corpus(folder, size=16, cache=cache), Corpus(folder, size=16, cache=cache)):  # decoded, then cached
+        assert np.allclose(corpus.times(1), np.arange(corpus.videos[1].n_frames + 1) / 25) and corpus.times(1).dtype == np.float64
+        assert corpus.facts[1]["size"] == [48, 64] and corpus.facts[1]["interlaced"] is False and corpus.facts[1]["codec"]
+
+
+@pytest.mark.skipif(not EXAMPLE.is_dir(), reason="the example records are not here")
+def test_the_keys_of_committed_records_still_come_out(tmp_path, monkeypatch):
+    """The key of the default corpus, for the names, labels, actors and contents that the records were made with."""
+    record = json.loads(next(EXAMPLE.glob("classroom-*.json")).read_text())
+    folder = make_corpus(tmp_path / record["corpus"]["name"])
+    known = {"times": np.arange(4.0), "damaged": 0, "size": [576, 720], "codec": "mpeg4", "pixel_format": "yuv420p", "interlaced": False}
+    monkeypatch.setattr(Corpus, "_cached", lambda self, file: known)  # the key needs no frame
+    assert Corpus(folder, record["corpus"]["size"], cache=tmp_path / "cache").key == record["corpus"]["key"]
 
 
 def test_a_changed_video_is_decoded_again(folder, cache):
@@ -205,7 +268,7 @@ def test_killed_half_way_the_next_corpus_is_whole(folder, cache):
     command = [sys.executable, "-c", DIE_WHILE_WRITING, str(folder), str(cache)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == -9
     half = [file for file in cache.iterdir() if file.name.startswith(".")]
-    assert half and len(list(cache.iterdir())) - len(half) < 12
+    assert half and len(list(cache.glob("[!.]*.npy"))) < 12
     corpus = Corpus(folder, size=16, cache=cache)
     for clip, video in enumerate(corpus.videos):
         assert np.array_equal(corpus.frames(clip), read_video(video.path, size=16))
@@ -217,6 +280,7 @@ def test_a_damaged_cache_file_is_made_again(folder, cache, keep):
     for file in cache.iterdir():
         file.write_bytes(file.read_bytes()[:keep])
     corpus = Corpus(folder, size=16, cache=cache)
+    assert [len(corpus.times(clip)) - 1 for clip in range(12)] == [video.n_frames for video in corpus.videos]
     assert all(np.array_equal(corpus.frames(n), read_video(v.path, size=16)) for n, v in enumerate(corpus.videos))
 
 
@@ -300,3 +364,237 @@ def test_a_split_refuses_overlap():
     with pytest.raises(AssertionError, match="both sides"):
         Split("mine", 0, pairs, pairs[1:2])
     assert Split("mine", 0, pairs[:2], pairs[2:]).siblings().tolist() == [0]
+
+
+# Folders
+
+
+def lay_out(folder: Path, *names: str) -> Path:
+    """A folder with small videos of these names, all different."""
+    for number, name in enumerate(names):
+        write(folder / name, number)
+    return folder
+
+
+LAYOUTS = {  # files -> classes in the order of the sorted files, and a part of what is said
+    ("train/joy/a.avi", "train/anger/b.avi", "val/joy/c.avi", "test/anger/d.avi"): ("anger joy", "in test, train, val, all taken together"),
+    ("Training/joy/a.avi", "VALIDATION/anger/b.avi", "Dev/joy/c.avi"): ("anger joy", "in Dev, Training, VALIDATION"),
+    ("train_videos/joy/a.avi", "test-set/joy/b.avi", "valid/anger/c.avi"): ("anger joy", "class folders in"),
+    ("fold1/joy/a.avi", "fold 2/joy/b.avi", "Fold_10/anger/c.avi"): ("anger joy", "class folders in"),
+    ("split1/train/joy/a.avi", "split1/test/anger/b.avi", "split2/train/anger/c.avi"): ("anger joy", "class folders in"),
+    ("UCF/joy/a.avi", "UCF/anger/b.avi"): ("anger joy", "class folders in UCF"),
+    ("data/UCF/train/joy/a.avi", "data/UCF/test/anger/b.avi"): ("anger joy", "class folders in"),
+    ("wave/a.avi", "bow/deep/b.avi"): ("bow wave", "labels from class folders: bow 1, wave 1"),
+    ("joy/takes/a.avi", "anger/takes/b.avi"): ("anger joy", "labels from class folders: anger 1, joy 1"),
+    ("train/a.avi", "bus/b.avi", "test/c.avi"): ("bus test train", "labels from class folders: bus 1"),  # no folder in train: a class
+    ("ang/s1_ang_01.avi", "joy/s1_joy_01.avi", "ang/s2_ang_02.avi"): ("ang joy", "labels from class folders"),
+    ("ang/s1_ang_01.avi", "joy/s1_hap_01.avi", "happy/s1_joy_02.avi"): ("ang happy joy", "labels from class folders"),
+    ("a/001ang_x.avi", "b/clip.avi", "b/clap.avi"): ("a b", "1 file names look like GEMEP's; the folders count"),
+}
+
+
+@pytest.mark.parametrize("names", LAYOUTS, ids=lambda names: names[0])
+def test_the_class_folder_is_found_and_said(tmp_path, cache, capsys, names):
+    classes, part = LAYOUTS[names]
+    corpus = Corpus(lay_out(tmp_path / "c", *names), size=16, cache=cache)
+    assert corpus.classes == tuple(classes.split()) and corpus.rejected == () and len(corpus) == len(names)
+    for video in corpus.videos:
+        assert corpus.classes[video.label] in video.path.parts
+    said = capsys.readouterr().out
+    assert part in said and "no video has an actor" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("train/joy/a.avi", "joy/b.avi"), "parts of a split .train. lie beside others .joy."),
+        (("train/a.avi", "test/b.avi"), "parts of a split .test, train., with no class folders"),
+        (("Ann/joy/a.avi", "Ann/anger/b.avi", "Bob/joy/c.avi"), "the same folders .joy. lie in several others .Ann, Bob."),
+        (("train/joy/Ann/a.avi", "train/joy/Bob/b.avi", "test/anger/Ann/c.avi"), "the same folders .Ann. lie in several"),
+    ],
+)
+def test_a_layout_that_could_mean_two_things_is_refused(tmp_path, cache, names, part):
+    with pytest.raises(CorpusError, match=f"{part}.*say which with a manifest.csv"):
+        Corpus(lay_out(tmp_path / "c", *names), size=16, cache=cache)
+
+
+def test_gemeps_names_count_before_folders_and_it_is_said(tmp_path, cache, capsys):
+    names = ("calm/001ang_a.avi", "calm/002joy_b.avi", "lively/003ang_c.avi", "lively/other.avi")
+    corpus = Corpus(lay_out(tmp_path / "c", *names), size=16, cache=cache)
+    assert len(corpus.classes) == 17 and [name for name, _ in corpus.rejected] == [str(Path("lively/other.avi"))]
+    assert "labels from file names as GEMEP's, not from the folders: " in capsys.readouterr().out
+
+
+def test_every_file_is_a_clip_or_has_a_reason(tmp_path, cache):
+    folder = lay_out(tmp_path / "c", "joy/a.avi", "anger/b.avi", "loose.avi")
+    others = {
+        "joy/a.txt": "no video by its ending .txt",
+        "joy/cover.JPG": "no video by its ending .jpg",
+        "joy/clip": r"no video by its ending (none)",
+        "anger/walk.bvh": "motion capture",
+        "more.zip": "an archive",
+        "labels.csv": "manifest.csv only",
+        "deep/er/y.xyz": "no video by its ending .xyz",
+        ".half.avi": "hidden",
+    }
+    for name in (*others, "README.md", "LICENSE", "joy/.DS_Store", "joy/._a.avi", "Thumbs.db"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "sad").mkdir()
+    corpus = Corpus(folder, size=16, cache=cache)
+    assert corpus.classes == ("anger", "joy") and len(corpus) == 2
+    reasons = {Path(name).as_posix(): reason for name, reason in corpus.rejected}
+    for name, part in (others | {"loose.avi": "no class folder", "sad": "an empty folder"}).items():
+        assert part in reasons.pop(name), name
+    assert not reasons
+
+
+def test_what_a_manifest_does_not_name_is_named(folder, cache):
+    write(folder / "extra.avi", 99)
+    (folder / "sub é" / "notes.txt").touch()
+    (folder / "walk.bvh").touch()
+    corpus = Corpus(folder, size=16, cache=cache)
+    reasons = {Path(name).as_posix(): reason for name, reason in corpus.rejected}
+    assert len(corpus) == 12 and reasons.keys() == {"extra.avi", "sub é/notes.txt", "walk.bvh"}
+    assert reasons["extra.avi"] == "not in manifest.csv: add a line to use it" and "motion capture" in reasons["walk.bvh"]
+
+
+def test_links_are_followed_inside_the_folder_and_else_named(tmp_path, cache):
+    """The rule of manifests; a ring of links ends, and what is read twice is named."""
+    folder = lay_out(tmp_path / "c", "joy/a.avi", ".store/b.avi", "anger/c.avi")
+    write(tmp_path / "outside" / "d.avi", 9)
+    (folder / "sad").symlink_to(tmp_path / "outside")
+    (folder / "fear").symlink_to(".store")
+    (folder / "joy" / "ring").symlink_to("..")
+    (folder / "joy" / "e.avi").symlink_to(tmp_path / "outside" / "d.avi")
+    (folder / "joy" / "c2.avi").symlink_to("../anger/c.avi")
+    (folder / "joy" / "lost.avi").symlink_to("nowhere.avi")
+    corpus = Corpus(folder, size=16, cache=cache)
+    assert [video.path.relative_to(folder).as_posix() for video in corpus.videos] == ["anger/c.avi", "fear/b.avi", "joy/a.avi"]
+    reasons = {Path(name).as_posix(): reason for name, reason in corpus.rejected}
+    for name in ("sad", "joy/e.avi"):
+        assert "a link that leaves the corpus folder" in reasons.pop(name)
+    assert "read already" in reasons.pop("joy/ring") and "same contents" in reasons.pop("joy/c2.avi")
+    assert "is no file" in reasons.pop("joy/lost.avi") and "hidden" in reasons.pop(".store") and not reasons
+
+
+def test_many_left_out_do_not_flood_the_console(tmp_path, cache, capsys):
+    folder = lay_out(tmp_path / "c", "joy/a.avi", "anger/b.avi")
+    for number in range(500):
+        (folder / "joy" / f"{number:03d}.txt").touch()
+    for number in range(30):
+        (folder / "joy" / f"x.{number:03d}").touch()
+        (folder / "joy" / f"{number:03d}.mp4").touch()  # empty: the remedy in each reason names the file
+    corpus = Corpus(folder, size=16, cache=cache)
+    said = capsys.readouterr().out.splitlines()
+    assert len(corpus.rejected) == 560 and len(said) < 15 and any("000.mp4, 001.mp4" in line.replace("joy/", "") for line in said)
+    assert any("000.txt" in line and " and 497 more: no video by its ending .txt" in line for line in said)
+    assert any("more; Corpus.rejected lists them" in line for line in said)
+    Corpus(folder, size=16, cache=cache, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("header", ["path,label", "path,label, actor", "path,label,Subject", "path,label,who"])
+def test_actors_are_found_or_missed_aloud(folder, cache, capsys, header):
+    manifest = folder / "manifest.csv"
+    text = manifest.read_text(encoding="utf-8-sig").replace("path,label,actor", header)
+    manifest.write_text(text if header.count(",") == 2 else "\n".join(line.rsplit(",", 1)[0] if "avi" in line else line for line in text.splitlines()))
+    corpus = Corpus(folder, size=16, cache=cache)
+    said = capsys.readouterr().out
+    known = header.endswith(("actor", "Subject"))
+    assert all((video.actor is not None) == known for video in corpus.videos)
+    assert ("no video has an actor, so no split by actor is possible" in said) != known
+    assert ("columns of manifest.csv that nothing reads: who" in said) == (header == "path,label,who")
+
+
+def test_some_actors_missing_and_names_that_differ_by_capitals(folder, cache, capsys):
+    manifest = folder / "manifest.csv"
+    text = manifest.read_text(encoding="utf-8-sig").replace("joy,p0", "Joy,").replace("anger,p0", "anger,P1")
+    manifest.write_text(text, encoding="utf-8")
+    Corpus(folder, size=16, cache=cache)
+    said = capsys.readouterr().out
+    assert "1 of 12 videos have no actor" in said
+    assert "different names, if only by their capitals: Joy, joy" in said and "capitals: P1, p1" in said
+
+
+def test_motion_capture_is_no_corpus_and_the_sentence_says_what_to_do(tmp_path, cache):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "a.bvh").touch()
+    (tmp_path / "m" / "manifest.csv").write_text("path,label,actor\na.bvh,joy,Ann\n")
+    with pytest.raises(CorpusError, match="names motion capture; film it with `python -m deformlib corpus --motion"):
+        Corpus(tmp_path / "m", cache=cache)
+    write(tmp_path / "m" / "b.avi", 1)
+    (tmp_path / "m" / "manifest.csv").write_text("path,label,actor\na.bvh,joy,Ann\nb.avi,joy,Ann\n")
+    with pytest.raises(CorpusError, match="names motion capture .a.bvh. and other files .b.avi."):
+        Corpus(tmp_path / "m", cache=cache)
+    (tmp_path / "n" / "joy").mkdir(parents=True)
+    (tmp_path / "n" / "joy" / "a.bvh").touch()
+    with pytest.raises(CorpusError, match="Left out: joy.a.bvh: motion capture: film it .* needs a manifest.csv"):
+        Corpus(tmp_path / "n", cache=cache)
+
+
+# Looking
+
+
+def person(n_frames: int = 20) -> np.ndarray:
+    """A bright spot that moves over a dark wall."""
+    film = np.full((n_frames, 1, 64, 64), 60, np.uint8)
+    for t in range(n_frames):
+        film[t, 0, 20:40, 10 + t : 20 + t] = 200
+    return film
+
+
+def test_a_film_that_shows_nobody_is_seen():
+    noise = np.random.default_rng(0).integers(0, 5, (20, 1, 64, 64)).astype(np.uint8)
+    wall = np.linspace(0, 200, 64).astype(np.uint8) + np.zeros((20, 1, 64, 1), np.uint8)
+    assert shows_nobody(person()) is None and shows_nobody(person() + noise) is None
+    assert "one colour in 20 of 20" in shows_nobody(np.zeros((20, 3, 64, 64), np.uint8))
+    assert "one colour" in shows_nobody(np.concatenate([person()[:8], np.full((12, 1, 64, 64), 9, np.uint8)]))
+    assert shows_nobody(wall) == "all frames are the same" and shows_nobody(wall + noise) == "nothing moves"
+    assert "18 of 20 frames repeat" in shows_nobody(person(2).repeat(10, axis=0))
+    assert shows_nobody(person(1)) == "it has one frame"
+
+
+def test_clips_are_chosen_evenly_from_every_class():
+    labels = np.repeat([0, 1, 2], [100, 3, 50])
+    chosen = choose_evenly(labels, 43)
+    assert np.bincount(labels[chosen]).tolist() == [20, 3, 20] and chosen[0] == 0 and chosen[19] == 99
+    assert choose_evenly(labels, 999).tolist() == list(range(153))
+    assert np.unique(choose_evenly(np.arange(1000), 10)).tolist() == sorted(choose_evenly(np.arange(1000), 10)) and len(choose_evenly(np.arange(1000), 10)) == 10
+
+
+def test_the_sheet_shows_each_clip_and_names_the_empty_ones(folder, cache):
+    write(folder / "00.avi", 7, n_frames=1)
+    corpus = Corpus(folder, size=16, cache=cache)
+    figure, strange = contact_sheet(corpus, columns=4)
+    text = [each.get_text() for each in figure.axes[0].texts]
+    assert text[0] == "videos: 12 clips, 3 classes" and text[1::3] == ["anger"] * 4 + ["joy"] * 4 + ["walk"] * 4
+    assert text[2:4] == ["p0", "02"] and strange[str(folder / "00.avi")] == "it has one frame"
+    figure, all_strange = contact_sheet(corpus, limit=6)
+    assert figure.axes[0].texts[0].get_text().startswith("videos: 6 of 12 clips, chosen evenly in each class")
+    assert all_strange == strange
+    page = contact_sheet(Corpus(folder, size=16, color=True, cache=cache))[0]
+    page.savefig(cache / "page.png")
+    assert cv2.imread(str(cache / "page.png")).shape[1] == 12 * 120
+
+
+def test_a_description_says_what_is_there(folder, cache):
+    (folder / "note.txt").touch()
+    said = describe(Corpus(folder, size=16, cache=cache, quiet=True))
+    for part in (
+        "videos: 12 clips of 3 classes, labels from manifest.csv: anger 4, joy 4, walk 4",
+        "4 actors: p0 3, p1 3, p2 3, p3 3",
+        "4 to 6 frames, 0.2 to 0.2 s",
+        "12 of 64x48 ",
+        ", 25 frames a second",
+        "sampled by frame number: 12, by time: 0",
+        "possible splits: by_actor, by_clip, by_copy",
+        "left out note.txt: no video by its ending .txt",
+    ):
+        assert part in said, part
+
+
+def test_splits_that_are_not_possible_have_a_reason(tmp_path, cache):
+    corpus = Corpus(lay_out(tmp_path / "c", "joy/a.avi", "anger/b.avi"), size=16, cache=cache)
+    reasons = possible_splits(corpus)
+    assert reasons["by_copy"] is None and "no actor" in reasons["by_actor"] and "no class with two clips" in reasons["by_clip"]

@@ -1,7 +1,10 @@
 """The whole chain on a tiny corpus: videos, cache, two epochs, resume, predict, table; and what a study must refuse."""
 
+import errno
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,15 +12,19 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from test_mocap import MOVES, PERSON, bvh_text
+
 from deformlib import __main__, study
 from deformlib.baselines import BASELINES, TABLE2
+from deformlib.bodies import write_video
 from deformlib.corpus import Corpus, Split
-from deformlib.network import VideoNet
+from deformlib.network import VideoNet, save_network
 from deformlib.results import load_records, runs_table
 from deformlib.study import (
     FITTERS,
@@ -31,6 +38,7 @@ from deformlib.study import (
     robustness,
     run,
 )
+from deformlib.training import TrainingError
 
 CLASSROOM = STUDIES["classroom"]
 
@@ -70,6 +78,25 @@ def test_without_actors_the_clean_split_is_by_clip(videos: Path, corpus: Corpus,
     assert len(nameless.classes) == 17 and set(nameless.labels) == {3, 10, 16}
 
 
+@pytest.mark.parametrize(("actors", "met"), [("x", "all clips have one actor"), ("", "30 of 30 clips have no actor"), (None, None)])
+def test_a_study_that_must_leave_by_actor_says_so_first(videos: Path, corpus: Corpus, tmp_path: Path, capsys, actors: str | None, met: str | None):
+    """With the number of clips and the remedy; not where every clip has its actor, nor where nobody asked for one."""
+    folder = shutil.copytree(videos, tmp_path / "films")
+    table = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(table if actors is None else re.sub(r",a\d\d\n", f",{actors}\n", table))
+    films = Corpus(folder, size=32, cache=corpus.cache, quiet=True)
+    assert capsys.readouterr().out == ""
+    CLASSROOM.experiments(films, seeds=(0,))
+    said = capsys.readouterr().out
+    if met is None:
+        assert said == ""
+    else:
+        assert said.startswith(f"WARNING: films: {met}, so this study is split by clip, not by actor") and "fill the actor column" in said
+        assert said.count("\n") == 1
+    replace(CLASSROOM, splits=("by_copy",)).experiments(films, seeds=(0,))
+    assert capsys.readouterr().out == ""
+
+
 def test_models_of_a_seed_start_alike(corpus: Corpus):
     """Plain and deformable differ in their offset branches alone, which start at zero; another seed differs in everything."""
     plain, deformable = (make_network(model, 4) for model in ("plain", "deformable"))
@@ -101,6 +128,7 @@ def test_records_say_where_every_number_is_from(finished: Path, corpus: Corpus):
         assert len(judged["clip"]) == len(judged["frames"]) == len(judged["copy"]) == record["split"]["val"]
         assert record["corpus"]["key"] == corpus.key and record["settings"]["training"]["seed"] == record["experiment"]["seed"]
         assert record["seconds"] > 0 and record["device"] and record["versions"]["torch"] and "commit" in record
+        assert record["versions"]["av"] and record["corpus"]["sampled"] == {"by number": 30, "by time": 0}
         if record["split"]["name"] == "by_actor":
             assert record["split"]["siblings"] == [0, 0] and len(record["split"]["held_out"]) == 2
         else:
@@ -396,7 +424,8 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
     words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "2", "--results", str(results)]
     assert __main__.main(words) == 0
     said = capsys.readouterr().out
-    first, needs, cost = said.splitlines()[:3]
+    assert said.startswith(f"{videos.name}: 30 clips of 3 classes, labels from manifest.csv: anger 10, joy 10, sadness 10\n")
+    first, needs, cost = said[said.index("classroom: ") :].splitlines()[:3]
     assert first == "classroom: Table 1, small enough for a laptop" and needs == "A run of tiny needs any computer, a second."
     assert cost.startswith("8 runs to do, 0 done: 1 min for the bare arithmetic")
     assert "not GEMEP" in said and "deformable ConvLSTM" in said
@@ -433,3 +462,104 @@ def test_the_command_line_does_the_whole_chain(videos: Path, tmp_path: Path, cap
         with pytest.raises(SystemExit):
             __main__.main(["reproduce", option, "0"])
         assert "0 is no number from 1 up" in capsys.readouterr().err
+
+
+def test_older_records_without_the_new_fields_still_count(finished: Path, corpus: Corpus, tmp_path: Path):
+    """Sampling and the decoder's version are facts beside the result; a record without them is done, and comes into the table."""
+    folder = shutil.copytree(finished, tmp_path / "older")
+    for path in folder.glob("*.json"):
+        old = json.loads(path.read_text())
+        del old["corpus"]["sampled"], old["versions"]["av"]
+        path.write_text(json.dumps(old))
+    records = run(CLASSROOM.experiments(corpus, seeds=(0, 1), recipe="tiny"), folder, corpus.cache)
+    assert not any("sampled" in record["corpus"] for record in records) and len(runs_table(load_records(folder))) == 8
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the drive have no file locks."""
+
+    def none(*words) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    monkeypatch.setattr("deformlib.training._WITHOUT_LOCKS", set())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is of Unix")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_drive_without_locks(corpus: Corpus, tmp_path: Path, capsys, monkeypatch, number: int):
+    """One process goes on with one warning, which names the folder and what to do; one that was started to share refuses."""
+    refuse_locks(monkeypatch, number)
+    runs = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")[:2]
+    assert len(run(runs, tmp_path, corpus.cache)) == 2 and len(load_records(tmp_path)) == 2
+    said = capsys.readouterr().out
+    assert said.count("WARNING") == 1 and f"{tmp_path}: this drive has no file locks ({os.strerror(number)})" in said
+    assert "start no second run there, or choose a results folder on another drive" in said
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    with pytest.raises(TrainingError, match=r"no file locks .*take one worker, or a results folder on another drive\.$"):
+        run(runs, tmp_path / "shared", corpus.cache)
+    refuse_locks(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        run(runs, tmp_path / "broken", corpus.cache)
+
+
+def test_inspect_says_what_is_there_and_draws_it(videos: Path, tmp_path: Path, capsys, monkeypatch):
+    """The description, the picture in the named place, a film that shows nobody; the folder is only read, the cache is where it was asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/proc/none")
+    folder = shutil.copytree(videos, tmp_path / "films")
+    write_video([np.full((576, 720, 3), 90, np.uint8)] * 4, folder / "wall.avi")
+    with (folder / "manifest.csv").open("a") as file:
+        file.write("wall.avi,joy,a01\n")
+    (folder / "note.txt").touch()
+    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    words = ["inspect", str(folder), "--cache", str(tmp_path / "cache")]
+    assert __main__.main(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("films: 31 clips of 3 classes, labels from manifest.csv: anger 10, joy 11, sadness 10\n")
+    assert "possible splits: by_actor, by_clip, by_copy" in said and "left out note.txt: no video" in said
+    assert "wall.avi seems to show nobody: the picture is all one colour in 4 of 4 frames" in said
+    sheet = cv2.imread("films-sheet.png")
+    assert "films-sheet.png" in said and sheet.shape[1] == 12 * 120 and (sheet == (0, 0, 220)).all(-1).sum() > 300  # a red frame
+    assert before == {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 31
+    assert __main__.main([*words, "--sheet", "other.png"]) == 0 and (tmp_path / "other.png").stat().st_size > 1000
+    assert __main__.main(["inspect", str(folder)]) == 1  # no home: the sentence names what helps
+    assert re.search(r"/proc/none\S* cannot hold .*--cache.*XDG_CACHE_HOME", capsys.readouterr().err)
+
+
+def test_what_a_manifest_names_decides_what_a_folder_is(videos: Path, tmp_path: Path, capsys, monkeypatch):
+    """A stray BVH file among videos changes nothing; motion capture is rendered and then shown; both kinds are refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(videos, tmp_path / "films")
+    (folder / "walk.bvh").write_text(bvh_text(PERSON, MOVES))
+    assert __main__.main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "films: 30 clips" in said and "left out walk.bvh: motion capture" in said
+    rows = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(f"{rows}walk.bvh,joy,a01\n")
+    assert __main__.main(["inspect", str(folder)]) == 1
+    assert "names motion capture (walk.bvh) and other files" in capsys.readouterr().err
+    (tmp_path / "moves").mkdir()
+    shutil.move(folder / "walk.bvh", tmp_path / "moves")
+    (tmp_path / "moves" / "manifest.csv").write_text("bvh_file;emotion;subject\nwalk.bvh;joy;Ann\n")
+    assert __main__.main(["inspect", "moves"]) == 0
+    said = capsys.readouterr().out
+    assert "moves-videos: 1 clips of 1 classes" in said and (tmp_path / "moves-videos-sheet.png").is_file()
+
+
+def test_a_console_that_cannot_show_a_name_shows_the_rest(videos: Path, tmp_path: Path, monkeypatch):
+    """Names of classes and files in another script, on a console of ASCII: no traceback, in predict as in inspect."""
+    monkeypatch.chdir(tmp_path)
+    classes = ("Angst", "喜び", "ярость")
+    save_network(VideoNet(replace(study.RECIPES["tiny"].network, classes=3)), tmp_path / "net.safetensors", classes)
+    film = shutil.copy(next(videos.glob("*.avi")), tmp_path / "Körper 喜.avi")
+    for words in (["predict", str(film), "--weights", "net.safetensors"], ["inspect", str(tmp_path), "--cache", "cache"]):
+        console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", console)
+        code = __main__.main(words)
+        console.flush()
+        said = console.buffer.getvalue().decode()
+        assert code == (0 if words[0] == "predict" else 1)
+        assert words[0] == "inspect" or "\\u559c\\u3073" in said and "K\\xf6rper" in said and "Angst" in said
