@@ -292,7 +292,7 @@ def names(rng: random.Random, place: Path) -> tuple[Path, Use]:
         odd.write_bytes(videos()[".avi"])
     elif how == "long":
         odd = folder / f"{'n' * 251}.avi"
-        odd.write_bytes(break_bytes(rng, videos()[".avi"]))
+        odd.write_bytes(break_bytes(rng, videos()[".avi"]) + b"0")  # never the same contents
     else:
         (place / "out.avi").write_bytes(videos()[".mov"])
         odd.symlink_to(place / "out.avi")
