@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .corpus import ORIGINAL, Corpus
-from .frames import sample_indices
+from .frames import choose_frames
 
 # %% ../notebooks/04_augmentation.ipynb #9549e80c
 SHIFT = 25 / 112  # of the frame: the paper's 25 pixels of its 112
@@ -39,7 +39,7 @@ MOVES = (
     *(Copy("shift", corner) for corner in ((-1, -1), (-1, 1), (1, 1), (1, -1))),
     *(Copy("rotate", degrees) for degrees in range(-30, 30)),
 )
-PLAN = (  # the copies of every clip, in the order of the released code
+PLAN = (  # the copies of every clip; kinds in the order of the released code, the four shifts in our own
     *MOVES,
     *(Copy("blur", sigma) for sigma in range(1, 11)),
     *(Copy("brightness", percent) for percent in range(-50, 50, 2)),
@@ -143,16 +143,17 @@ def augment(clips: torch.Tensor, copies: Sequence[int] | torch.Tensor) -> torch.
 
 # %% ../notebooks/04_augmentation.ipynb #8325dc4c
 def frame_numbers(
-    n_frames: Sequence[int], pairs: np.ndarray, length: int, seed: int, rule: str = "zhang"
+    times: Sequence[np.ndarray], pairs: np.ndarray, length: int, seed: int, rule: str = "zhang"
 ) -> np.ndarray:
-    """Which frames of its video each (clip, copy) pair shows, int64 `[B, length]`; `n_frames` holds the videos' lengths.
+    """Which frames of its video each (clip, copy) pair shows, int64 `[B, length]`; `times` holds those of each pair's video.
 
-    The jitter of a copy comes from a generator seeded with (`seed`, clip, copy); `ORIGINAL` has none.
+    They are chosen by `choose_frames`: by number where a video's times are even, by time where they are not. The jitter of a
+    copy comes from a generator seeded with (`seed`, clip, copy); `ORIGINAL` has none.
     """
     rows = []
-    for n, (clip, copy) in zip(n_frames, pairs.tolist(), strict=True):
+    for shown, (clip, copy) in zip(times, pairs.tolist(), strict=True):
         jitter = None if copy == ORIGINAL else np.random.default_rng([seed, clip, copy]).random(length)
-        rows.append(sample_indices(n, length, jitter, rule))
+        rows.append(choose_frames(shown, length, jitter, rule))
     return np.stack(rows)
 
 # %% ../notebooks/04_augmentation.ipynb #e43421f7
@@ -167,11 +168,11 @@ def load_batch(
     """Load (clip, copy) pairs, int `[B, 2]`: clips float32 `[B, C, T, H, W]` in [0, 1] and labels int64 `[B]`.
 
     Frames come from the decoded files, one clip after the other, so a corpus may be larger than memory. A copy depends
-    on (`seed`, clip, copy) and on nothing else. `rule`: see `sample_indices`.
+    on (`seed`, clip, copy) and on nothing else. `rule`: see `choose_frames`.
     """
     pairs = np.asarray(pairs)
     videos = [corpus.frames(clip) for clip in pairs[:, 0].tolist()]
-    numbers = frame_numbers([len(frames) for frames in videos], pairs, length, seed, rule)
+    numbers = frame_numbers([corpus.times(clip) for clip in pairs[:, 0].tolist()], pairs, length, seed, rule)
     clips = np.stack([frames[row] for frames, row in zip(videos, numbers)]).swapaxes(1, 2)
     labels = torch.from_numpy(corpus.labels[pairs[:, 0]])
     return augment(torch.from_numpy(clips).to(device), pairs[:, 1]), labels.to(device)
@@ -183,6 +184,7 @@ class DeviceCorpus:
     def __init__(self, corpus: Corpus, device: str | torch.device):
         self.n_frames = np.array([video.n_frames for video in corpus.videos])
         self.starts = np.cumsum(self.n_frames) - self.n_frames
+        self.times = [corpus.times(clip) for clip in range(len(corpus.videos))]
         self.labels = torch.from_numpy(corpus.labels).to(device)
         channels = 3 if corpus.color else 1
         self.frames = torch.empty(
@@ -196,7 +198,7 @@ class DeviceCorpus:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The same clips and labels as `load_batch`, which says what they are."""
         pairs = np.asarray(pairs)
-        numbers = frame_numbers(self.n_frames[pairs[:, 0]], pairs, length, seed, rule)
+        numbers = frame_numbers([self.times[clip] for clip in pairs[:, 0]], pairs, length, seed, rule)
         places = torch.from_numpy(self.starts[pairs[:, :1]] + numbers).to(self.frames.device)
         clips = self.frames[places].transpose(1, 2)  # (B, C, T, H, W)
         return augment(clips, pairs[:, 1]), self.labels[places.new_tensor(pairs[:, 0])]

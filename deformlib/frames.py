@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import av
@@ -60,7 +61,7 @@ def _filter_graph(frame: av.VideoFrame, size: tuple[int, int], deinterlace: bool
     source = {
         "video_size": f"{frame.width}x{frame.height}",
         "pix_fmt": frame.format.name,
-        "time_base": f"{frame.time_base.numerator}/{frame.time_base.denominator}",
+        "time_base": "1/1000",  # of no account: the times are kept beside
         "colorspace": int(frame.colorspace),
         "range": int(frame.color_range),
     }
@@ -239,23 +240,25 @@ def _differ(before: bytes, packet: bytes) -> bool:
 
 # %% ../notebooks/02_frame_sampling.ipynb #628b47c6
 class _Decoder:
-    """Goes once through a film: the frames that decode whole, and notes of what was met."""
+    """Goes once through a film: its frames in the order in which they are shown, and notes of what was met."""
 
     def __init__(self, film: av.VideoStream):
-        self.film, self.stamps, self.decode_stamps, self.durations = film, [], [], {}
-        self.packets = self.different = self.damaged = 0
+        self.film, self.met, self.stamps, self.packet_of = film, [], [], {}
+        self.packets = self.different = 0
         film.codec_context.thread_count = 1  # a corpus reads several files at a time
+        if film.codec.intra_only:  # or half a frame would be filled up with the remains of another
+            film.codec_context.options = {"err_detect": "explode"}
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """The packets of the film, and None at the end, or where the rest cannot be taken apart."""
-        before, large = b"", self.film.width * self.film.height // 200
+        before, large = b"", max(self.film.width * self.film.height // 200, 1000)
         try:
             for packet in self.film.container.demux(self.film):
                 if packet.size:
                     last, before = before, bytes(packet)
                     self.packets += not packet.is_discard
                     self.different += packet.size > large and _differ(last, before)
-                    self.durations[packet.pts] = float((packet.duration or 0) * packet.time_base)
+                    self.packet_of[packet.pts] = self.packets, packet.duration or 0
                     yield packet
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
@@ -263,28 +266,38 @@ class _Decoder:
         yield None
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """The frames, in the order in which they are shown."""
+        """All frames; those that are not `whole` too."""
         for packet in self._packets():
             try:
                 frames = self.film.decode(packet)
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
-                self.damaged += 1
+                self.met.append((self.packets, None, True, False))
                 continue
             for frame in frames:
-                self.damaged += frame.is_corrupt
-                if not frame.is_corrupt:
-                    self.stamps.append(frame.time)
-                    self.decode_stamps.append(None if frame.dts is None else float(frame.dts * frame.time_base))
-                    self.last = frame.pts
-                    yield frame
+                number, duration = self.packet_of.get(frame.pts, (self.packets, 0))
+                self.met.append((number, len(self.stamps), frame.is_corrupt, frame.key_frame))
+                self.stamps.append((frame.pts, frame.dts, duration))
+                yield frame
+
+    def whole(self) -> np.ndarray:
+        """Which of the frames decoded whole, and from whole ones: bool `[T]`."""
+        whole, spoilt, since = np.zeros(len(self.stamps), dtype=bool), False, 0
+        for _, shown, damaged, key in sorted(self.met, key=itemgetter(0)):  # as the packets came
+            if spoilt and key and not damaged:
+                spoilt, since = False, shown
+            spoilt |= damaged
+            if shown is not None:
+                whole[shown] = not spoilt and shown >= since
+        return whole
 
     def times(self) -> np.ndarray:
-        """When each frame begins and the last one ends: see `_frame_times`."""
-        stamps = min(self.stamps, self.decode_stamps, key=_faults)
-        rate = self.film.average_rate or self.film.guessed_rate or 25
-        return _frame_times(stamps, self.durations.get(self.last, 0.0), float(1 / rate))
+        """When each whole frame begins and the last one ends: see `_frame_times`."""
+        unit, rate = float(self.film.time_base), self.film.average_rate or self.film.guessed_rate or 25
+        *kinds, durations = zip(*(stamps for stamps, whole in zip(self.stamps, self.whole()) if whole))
+        stamps = min(([None if stamp is None else stamp * unit for stamp in kind] for kind in kinds), key=_faults)
+        return _frame_times(stamps, durations[-1] * unit, float(1 / rate))
 
 # %% ../notebooks/02_frame_sampling.ipynb #34006f9f
 def _checked_name(path: Path) -> str:
@@ -295,11 +308,13 @@ def _checked_name(path: Path) -> str:
         raise VideoError(f"{readable} has a name that is no UTF-8: rename it.")
     if not os.path.isfile(name):
         raise VideoError(f"{path} is not there: check the folder and the spelling.")
+    if os.path.getsize(name) == 0:
+        raise VideoError(f"{path} is empty: copy it again.")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise VideoError(f"{path} is no video by its ending: expected one of {' '.join(VIDEO_SUFFIXES)}.")
     return name
 
-
+# %% ../notebooks/02_frame_sampling.ipynb #64d1919c
 def _stack(pictures: Iterable[np.ndarray], color: bool, size: int | None) -> tuple[np.ndarray, bool]:
     """All pictures of a film as frames `[T, C, H, W]`, and whether none differs from the first."""
     frames, first, still = [], None, True
@@ -335,16 +350,17 @@ def decode_video(path: str | Path, color: bool = False, size: int | None = None)
             film = _film(path, container)
             decoder, converter = _Decoder(film), _Converter(path)
             frames, still = _stack(converter.pictures(decoder.frames()), color, size)
-            n_frames, packets, codec = len(decoder.stamps), decoder.packets, film.codec.canonical_name
-            if 4 * n_frames < packets or n_frames == 0:
-                told = f"{n_frames} of its {packets} packets of {codec} decode to a frame"
+            whole, packets, codec = decoder.whole(), decoder.packets, film.codec.canonical_name
+            if 4 * whole.sum() < packets or not whole.any():
+                told = f"{whole.sum()} of its {packets} packets of {codec} decode to a whole frame"
                 raise VideoError(f"{path} is damaged, {told}: copy it again, or {_conversion(path)}")
-            if still and n_frames > 2 and 2 * decoder.different > packets:
+            if still and len(whole) > 2 and 2 * decoder.different > packets:
                 told = f"decodes to one and the same picture, though its {packets} packets of {codec} differ"
                 raise VideoError(f"{path} {told}: {_conversion(path)}")
             aspect = float(film.sample_aspect_ratio or 1) ** (-1 if converter.sideways else 1)
-            facts = converter.size, aspect, codec, converter.pixel_format, converter.interlaced, decoder.damaged
-            return DecodedVideo(frames, decoder.times(), *facts)
+            facts = converter.size, aspect, codec, converter.pixel_format, converter.interlaced
+            damaged = sum(shown is None or not whole[shown] for _, shown, _, _ in decoder.met)
+            return DecodedVideo(frames if whole.all() else frames[whole], decoder.times(), *facts, damaged)
     except (MemoryError, cv2.error):
         raise VideoError(f"{path} does not fit into the memory: read it at a smaller size, or cut it.") from None
     except av.error.FFmpegError as error:

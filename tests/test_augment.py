@@ -1,5 +1,6 @@
 """Augmentation: directions and amounts on pictures whose answer is known, and copies that depend on nothing else."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -9,7 +10,7 @@ import torch
 
 from deformlib.augment import MOVES, PLAN, Copy, DeviceCorpus, augment, blur, load_batch, loader, move, warp
 from deformlib.corpus import ORIGINAL, Corpus
-from deformlib.frames import sample_indices
+from deformlib.frames import choose_frames, sample_indices
 
 
 def number(kind: str, amount: float | tuple[int, int]) -> int:
@@ -32,6 +33,13 @@ def test_the_plan_is_the_released_one():
     assert [copy.amount for copy in PLAN[4:64]] == list(range(-30, 30))
     assert [copy.amount for copy in PLAN[64:74]] == list(range(1, 11))
     assert [copy.amount for copy in PLAN[74:]] == list(range(-50, 50, 2))
+
+
+def test_the_released_order_of_the_shifts_is_another():
+    """(down, right) as the released code writes them; records number ours, so ours stay."""
+    released = ((1, 1), (-1, 1), (1, -1), (-1, -1))
+    assert [number("shift", corner) for corner in released] == [2, 1, 3, 0]
+    assert [copy.amount for copy in PLAN[:4]] == [(-1, -1), (-1, 1), (1, 1), (1, -1)]
 
 
 @pytest.mark.parametrize("corner", [(-1, -1), (-1, 1), (1, 1), (1, -1)])
@@ -95,6 +103,9 @@ def test_brightness_multiplies_and_saturates(percent):
     image = np.arange(256, dtype=np.uint8).reshape(1, 1, 1, 16, 16)
     got = augment(torch.from_numpy(image), [number("brightness", percent)]).numpy()
     assert np.allclose(got, np.minimum(image / 255 * (1 + percent / 100), 1), atol=1e-6)
+    released = (image * (1 + percent / 100)).astype(np.int64)  # cut to whole levels, before they wrap round
+    lost = got * 255 - np.minimum(released, 255)
+    assert lost.min() > -1e-3 and lost.max() < 1 and (lost.max() > 0.4 or percent == 0)
 
 
 def test_bytes_and_floats_give_the_same_and_the_input_stays():
@@ -153,10 +164,14 @@ class Films:
 
     color, size, labels = False, 16, np.array([2, 0, 1])
     videos = tuple(SimpleNamespace(n_frames=n) for n in (20, 50, 100))
+    steps = {}  # clip: how long each frame is shown, where not 40 ms
 
     def frames(self, clip: int) -> np.ndarray:
         levels = np.arange(self.videos[clip].n_frames, dtype=np.uint8) + 10 * clip
         return np.broadcast_to(levels[:, None, None, None], (len(levels), 1, 16, 16))
+
+    def times(self, clip: int) -> np.ndarray:
+        return np.append(0, np.cumsum(self.steps.get(clip, np.full(self.videos[clip].n_frames, 0.04))))
 
 
 def test_load_batch_chooses_the_right_frames():
@@ -169,6 +184,21 @@ def test_load_batch_chooses_the_right_frames():
     jitter = np.random.default_rng([5, 2, number("rotate", 0)]).random(32)
     assert np.array_equal(levels[2], 20 + sample_indices(100, 32, jitter))
     assert not np.array_equal(levels[2], levels[0])
+
+
+def test_uneven_films_are_sampled_by_time_from_files_and_from_a_device():
+    """Fifty frames in two seconds, of which the first alone takes one: half of the clip shows it, with and without jitter."""
+    films, even = Films(), Films()
+    films.steps = {1: np.array([1.0] + [1 / 49] * 49)}
+    pairs = np.array([[1, ORIGINAL], [1, number("rotate", 0)], [2, ORIGINAL]])
+    for load in (partial(load_batch, films), DeviceCorpus(films, "cpu").load):
+        clips, _ = load(pairs, length=32, seed=5)
+        levels = (clips[:, 0, :, 8, 8] * 255).round().int().numpy() - 10 * pairs[:, :1]
+        assert (levels[0] == 0).sum() == 16 and (np.diff(levels[0][16:]) > 0).all() and levels[0][-1] >= 45
+        jitter = np.random.default_rng([5, 1, number("rotate", 0)]).random(32)
+        assert np.array_equal(levels[1], choose_frames(films.times(1), 32, jitter)) and (levels[1] != levels[0]).any()
+        assert np.array_equal(levels[2], sample_indices(100))
+    assert torch.equal(load_batch(even, pairs)[0][2], clips[2])
 
 
 def test_a_copy_depends_on_seed_clip_and_copy_only():
