@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Video:
 # %% ../notebooks/03_corpus.ipynb #825dedbd
 # what systems and publishers put beside the videos, and our own cache: nobody misses it among the clips
 _BESIDE = re.compile(
-    r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini|manifest\.csv"
+    r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini"
     r"|(.*[-_ ])?(readme|licen[sc]es?|copying|citation|changelog)([-_ .].*)?|[0-9a-f]{32}(-.*)?\.(npy|json)",
     re.IGNORECASE,
 )
@@ -65,6 +66,8 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
         seen.add(real)
         try:
             names = sorted(os.listdir(folder / place))
+            for name in names[:1]:
+                os.lstat(folder / place / name)  # a folder that may be listed, but not entered
         except OSError as error:
             left_out.append((place or ".", f"cannot be opened ({error.strerror}): check its permissions"))
             continue
@@ -136,6 +139,7 @@ def find_labels(
     `CorpusError` if the manifest is no such table, or names motion capture, or if the classes could be two levels.
     """
     found, left_out = list_files(folder)
+    found = [path for path in found if path != "manifest.csv"]
     videos = [path for path in found if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES]
     if os.path.lexists(folder / "manifest.csv"):
         named, wrong, classes, remarks = _from_manifest(folder)
@@ -184,7 +188,8 @@ def _no_videos(paths: list[str]) -> list[tuple[str, str]]:
     """Of some files those that are no videos by their ending, each with the reason why it is left out."""
     reasons = {".bvh": "motion capture: film it with `python -m deformlib corpus --motion`, which needs a manifest.csv"}
     reasons |= dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".xz", ".7z", ".rar"), "an archive: unpack it")
-    reasons |= dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), "a table is read as manifest.csv only")
+    table = "a table of labels must be called manifest.csv, lie on top, and be CSV"
+    reasons |= dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), table)
     endings = {path: os.path.splitext(path)[1].lower() for path in paths}
     other = "no video by its ending {}: convert it if it is one"
     unread = {path: ending for path, ending in endings.items() if ending not in VIDEO_SUFFIXES}
@@ -307,7 +312,11 @@ class Corpus:
     def _remarks(self, remarks: list[str]) -> list[str]:
         """What `find_labels` has to say, with the number of clips of each class, and what is missing or left out."""
         counts = dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist()))
-        remarks = [f"{remarks[0]}: {shortened(counts)}", *remarks[1:]]
+        remarks = [f"{remarks[0]}: {shortened({name: n for name, n in counts.items() if n})}", *remarks[1:]]
+        if empty := [name for name, n in counts.items() if n == 0]:
+            remarks.append(f"{len(empty)} classes without a clip: {', '.join(empty[:20])}{' ...' * (len(empty) > 20)}")
+        if len(counts) - len(empty) == 1:
+            remarks.append("all clips are of one class, so there is nothing to tell apart")
         actors = [video.actor for video in self.videos]
         for names in (set(self.classes), set(actors) - {None}):
             plain = Counter(name.casefold() for name in names)
@@ -482,6 +491,11 @@ def possible_splits(corpus: Corpus) -> dict[str, str | None]:
     return reasons
 
 
+def _range(values: Sequence[float], digits: int = 0) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def describe(corpus: Corpus) -> str:
     """What a corpus holds, in lines: classes, actors, lengths, sizes, rates, codecs, sampling, splits, and all remarks."""
     times = [corpus.times(clip) for clip in range(len(corpus))]
@@ -496,7 +510,7 @@ def describe(corpus: Corpus) -> str:
     lines = [
         f"{corpus.name}: {len(corpus)} clips of {len(corpus.classes)} classes, {corpus.remarks[0]}",
         f"{len(actors)} actors: {shortened(actors)}" if actors else "",
-        f"{min(lengths)} to {max(lengths)} frames, {min(seconds):.1f} to {max(seconds):.1f} s",
+        f"{_range(lengths)} frames, {_range(seconds, 1)} s",
         *(f"{count} of {kind}" for kind, count in kinds.most_common(8)),
         f"{len(kinds) - 8} more kinds of file" if len(kinds) > 8 else "",
         f"decoded by {DECODER}; sampled by frame number: {sum(even)}, by time: {len(even) - sum(even)}",

@@ -268,6 +268,21 @@ def test_a_folder_that_may_only_be_read(somebody: Path, capsys):
     folder.chmod(0o777)
 
 
+def test_folders_that_cannot_be_opened_are_named(somebody: Path):
+    """Neither listed nor entered, or listed only: the rest is read."""
+    folder = somebody / "films"
+    for name in ("joy", "anger", "sad"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.avi").write_bytes(fuzz.videos()[".avi" if name == "joy" else ".mkv"])
+    (folder / "anger").chmod(0)
+    (folder / "sad").chmod(0o444)
+    corpus = Corpus(folder, 16, cache=somebody / "cache")
+    reason = "cannot be opened (Permission denied): check its permissions"
+    assert corpus.rejected == (("anger", reason), ("sad", reason)) and corpus.classes == ("joy",)
+    for name in ("anger", "sad"):
+        (folder / name).chmod(0o777)
+
+
 # Nothing in a file can run
 
 
