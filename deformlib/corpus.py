@@ -43,7 +43,7 @@ class Video:
     n_frames: int
 
 # %% ../notebooks/03_corpus.ipynb #825dedbd
-# what systems and publishers put beside the videos, and our own cache: nobody misses it among the clips
+# what systems and publishers put beside videos, and our own cache: nobody misses it among the clips
 _BESIDE = re.compile(
     r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini"
     r"|(.*[-_ ])?(readme|licen[sc]es?|copying|citation|changelog)([-_ .].*)?|[0-9a-f]{32}(-.*)?\.(npy|json)",
@@ -52,7 +52,7 @@ _BESIDE = re.compile(
 
 
 def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """All files below a folder, sorted, and what cannot be listed, with the reason: hidden, linked away, not to be opened.
+    """All files below a folder, sorted, and what is not listed, with the reason: hidden, linked away, not to be opened.
 
     Links are followed inside the folder, and each folder is read once, real ones before links.
     """
@@ -92,8 +92,8 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 # %% ../notebooks/03_corpus.ipynb #6d269386
 _PART = re.compile(
-    r"(\d+[\W_]*)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)([\W_]*(set|data|split|fold|part|videos?|clips))?"
-    r"([\W_]*\d+)?|(fold|split|part|cv)[\W_]*\d+",
+    r"(\d+[\W_]*)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)"
+    r"([\W_]*(set|data|split|fold|part|videos?|clips))?([\W_]*\d+)?|(fold|split|part|cv)[\W_]*\d+",
     re.IGNORECASE,
 )
 
@@ -115,7 +115,7 @@ def class_level(places: list[tuple[str, ...]]) -> int:
         if parts and others and deeper & set(parts):
             raise CorpusError(f"folders named as parts of a split ({', '.join(parts)}) lie beside others ({others[0]})")
         if parts and not others and not deeper:
-            raise CorpusError(f"its folders are named as parts of a split ({', '.join(parts)}), with no class folders in them")
+            raise CorpusError(f"folders named as parts of a split ({', '.join(parts)}) have no class folders in them")
         around = len(firsts) == 1 and all(len(place) > level + 1 for place in places) and len(set(places)) > 1
         if parts and not others or around:
             level += 1
@@ -132,7 +132,7 @@ def class_level(places: list[tuple[str, ...]]) -> int:
 def find_labels(
     folder: Path,
 ) -> tuple[dict[str, tuple[str, str | None]], list[tuple[str, str]], tuple[str, ...], list[str]]:
-    """Label the videos of a folder: `{path: (label, actor)}`, the files left out with the reason, the classes, and remarks.
+    """Label the videos of a folder: `{path: (label, actor)}`, what is left out and why, the classes, and remarks.
 
     The first that applies: `manifest.csv`; GEMEP's own file names (`089ang_...avi`, 17 classes), if most files have
     them; class folders. The first remark says which. GEMEP's class order is kept where the names are GEMEP's. Raises
@@ -210,7 +210,7 @@ def fingerprint(path: Path, settings: str) -> str:
 
 
 def default_cache() -> Path:
-    """Where decoded frames lie unless a folder is named: `deformlib` in `XDG_CACHE_HOME`, else in `.cache` of the home folder.
+    """Where decoded frames lie unless a folder is named: `deformlib` in `XDG_CACHE_HOME`, or in the `.cache` of the home.
 
     Raises CorpusError if there is neither.
     """
@@ -235,10 +235,9 @@ class Corpus:
     interrupted leaves nothing half done. Videos are sorted by path, so their numbers are the same everywhere.
 
     `videos` (tuple of `Video`), `classes` (tuple of names), `labels` (int64, one a video), `facts` (a dict a video: what
-    chapter 02's `DecodedVideo` knows but for the frames; size is [height, width] in the file), `rejected` (tuple of file and reason), `remarks`
-    (what was guessed, is missing or left out, in sentences; printed unless `quiet` or it is a whole manifest), `name`
-    (of the folder), `key` (hexadecimal: contents, labels and settings together). Raises `CorpusError` if there is no
-    folder, no video that decodes, or no label.
+    chapter 02's `DecodedVideo` says of it), `rejected` (tuple of file and reason), `remarks` (what was guessed, is
+    missing or left out, in sentences; printed unless `quiet`), `name` (of the folder), `key` (hexadecimal: contents,
+    labels and settings together). Raises `CorpusError` if there is no folder, no video that decodes, or no label.
     """
 
     def __init__(
@@ -251,7 +250,9 @@ class Corpus:
     ):
         self.folder, self.size, self.color = Path(folder), size, color
         if not self.folder.is_dir():
-            raise CorpusError(f"{folder} is no folder: check the path; `python -m deformlib corpus` makes the default one.")
+            raise CorpusError(
+                f"{folder} is no folder: check the path; `python -m deformlib corpus` makes the default one."
+            )
         self.name = self.folder.resolve().name
         self.cache = default_cache() if cache is None else Path(cache)
         named, left_out, self.classes, remarks = find_labels(self.folder)
@@ -291,11 +292,11 @@ class Corpus:
         return np.load(self._files[clip], mmap_mode="r")
 
     def times(self, clip: int) -> np.ndarray:
-        """When each frame of video number `clip` begins, in seconds from the first, and when the last ends, float64 `[T + 1]`."""
+        """When each frame of video number `clip` begins, in seconds, and when the last one ends, float64 `[T + 1]`."""
         return self.facts[clip]["times"]
 
     def left_out_lines(self, limit: int = 10) -> list[str]:
-        """What was left out and why, in at most `limit` lines: four files or more of one reason share one. `rejected` has all."""
+        """What was left out and why, in about `limit` lines: four files or more of one reason share a line."""
         groups = defaultdict(list)
         for path, reason in self.rejected:
             groups[reason.partition(":")[0]].append((path, reason))  # the remedy behind it may hold the file's name
@@ -323,8 +324,10 @@ class Corpus:
             alike = sorted(name for name in names if plain[name.casefold()] > 1)
             remarks += [f"different names, if only by their capitals: {', '.join(alike)}"] if alike else []
         if unknown := actors.count(None):
-            many = "no video has an actor" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no actor"
-            remarks.append(f"{many}, so no split by actor is possible: fill the actor column of a manifest.csv")
+            many = "no video has" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have"
+            remarks.append(
+                f"{many} no actor, so no split by actor is possible: fill the actor column of a manifest.csv"
+            )
         damaged = {str(v.path.relative_to(self.folder)): fact["damaged"] for v, fact in zip(self.videos, self.facts)}
         if damaged := {path: count for path, count in damaged.items() if count}:
             remarks.append(f"frames that are damaged and left out: {shortened(damaged, 5)}")
@@ -372,7 +375,8 @@ class Corpus:
             decoded = decode_video(video, self.color, self.size)
         except VideoError as error:
             return None, {}, str(error).removeprefix(f"{video} ").removesuffix(".")
-        known = {name: value for name, value in vars(decoded).items() if name != "frames"} | {"size": list(decoded.size)}
+        known = {name: value for name, value in vars(decoded).items() if name != "frames"}
+        known["size"] = list(decoded.size)  # as it comes back from a file
         with replacing(file.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(known | {"times": known["times"].tolist()}), encoding="utf-8")
         with replacing(file) as beside:
@@ -474,8 +478,8 @@ def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1
     assert not train & val, "an actor is on both sides"
     if not np.isin(*(corpus.labels[side[:, 0]] for side in (split.val, split.train))).any():
         raise CorpusError(
-            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip (a study does "
-            "so where manifest.csv has no actor column)."
+            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip "
+            "(a study does so where manifest.csv has no actor column)."
         )
     return split
 
@@ -490,7 +494,7 @@ def possible_splits(corpus: Corpus) -> dict[str, str | None]:
             reasons[split.__name__] = str(error).removesuffix(".")
     return reasons
 
-
+# %% ../notebooks/03_corpus.ipynb #5cda9557
 def _range(values: Sequence[float], digits: int = 0) -> str:
     low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
     return low if low == high else f"{low} to {high}"
@@ -543,7 +547,7 @@ def shows_nobody(frames: np.ndarray) -> str | None:
 
 
 def choose_evenly(labels: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` clips, sorted by class, from each class as equal a number as possible, evenly spread over its clips."""
+    """At most `limit` clips, sorted by class: as equal a number of each as possible, spread evenly over its clips."""
     clips = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     clips = [clips[place] for place in np.linspace(0, len(clips) - 1, min(limit, len(clips))).astype(int)]
     most = max(n for n in range(1, limit + 1) if n == 1 or sum(min(n, len(each)) for each in clips) <= limit)
@@ -554,31 +558,32 @@ TILE, TEXT = 112, 42  # pixels of a frame on the sheet, and of the three lines a
 
 
 def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[Figure, dict[str, str]]:
-    """Draw the middle frame of each clip, by class; return the figure and the films that seem to show nobody, with reasons.
+    """Draw the middle frame of each clip, by class; return the figure, and the films that seem to show nobody with reasons.
 
     Of more than `limit` clips the sheet shows some of each class, chosen evenly, and says so; all are looked at.
     """
     clips = choose_evenly(corpus.labels, limit)
     strange = {clip: shows_nobody(corpus.frames(clip)) for clip in range(len(corpus))}
-    some = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class"
-    title = f"{corpus.name}: {some if len(clips) < len(corpus) else f'{len(corpus)} clips'}, {len(corpus.classes)} classes"
+    shown = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class"
+    shown = shown if len(clips) < len(corpus) else f"{len(corpus)} clips"
     columns = min(columns, len(clips))
     rows, step = -(-len(clips) // columns), (TEXT + TILE + 8, TILE + 8)
     page = np.full((24 + rows * step[0], columns * step[1], 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(page.shape[1] / 100, page.shape[0] / 100), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.text(4, 12, title, fontsize=9, va="center", parse_math=False)
+    ax.text(4, 12, f"{corpus.name}: {shown}, {len(corpus.classes)} classes", fontsize=9, va="center", parse_math=False)
+    order = np.unique(corpus.labels).tolist()
     for place, clip in enumerate(clips):
         top, left = 24 + place // columns * step[0], place % columns * step[1]
         video, label = corpus.videos[clip], corpus.labels[clip]
-        page[top : top + step[0], left : left + step[1]] = 255 if np.unique(corpus.labels).searchsorted(label) % 2 else 222
+        page[top : top + step[0], left : left + step[1]] = 255 if order.index(label) % 2 else 222
         if strange[clip]:
             page[top + TEXT - 3 : top + TEXT + TILE + 3, left + 1 : left + TILE + 7] = (220, 0, 0)
         frames = corpus.frames(clip)
         picture = frames[len(frames) // 2].transpose(1, 2, 0).repeat(1 if corpus.color else 3, axis=2)
         page[top + TEXT : top + TEXT + TILE, left + 4 : left + 4 + TILE] = cv2.resize(picture, (TILE, TILE))
-        lines = (corpus.classes[label], 15, 8, "bold"), (video.actor or "", 20, 6.5, "normal"), (video.path.stem, 20, 6.5, "normal")
-        for line, (text, most, size, weight) in enumerate(lines):
+        for line, text in enumerate((corpus.classes[label], video.actor or "", video.path.stem)):
+            most, size, weight = (20, 6.5, "normal") if line else (15, 8, "bold")
             text = text if len(text) <= most else f"{text[: most - 9]}...{text[-6:]}"
             ax.text(left + 4, top + 10 + 12 * line, text, fontsize=size, weight=weight, va="center", parse_math=False)
     ax.imshow(page, interpolation="none", aspect="auto", extent=(0, page.shape[1], page.shape[0], 0))
