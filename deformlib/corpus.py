@@ -324,10 +324,8 @@ class Corpus:
             alike = sorted(name for name in names if plain[name.casefold()] > 1)
             remarks += [f"different names, if only by their capitals: {', '.join(alike)}"] if alike else []
         if unknown := actors.count(None):
-            many = "no video has" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have"
-            remarks.append(
-                f"{many} no actor, so no split by actor is possible: fill the actor column of a manifest.csv"
-            )
+            many = "no video has an" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no"
+            remarks.append(f"{many} actor, so no split by actor is possible: fill the actor column of a manifest.csv")
         damaged = {str(v.path.relative_to(self.folder)): fact["damaged"] for v, fact in zip(self.videos, self.facts)}
         if damaged := {path: count for path, count in damaged.items() if count}:
             remarks.append(f"frames that are damaged and left out: {shortened(damaged, 5)}")

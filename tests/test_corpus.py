@@ -408,7 +408,7 @@ def test_the_class_folder_is_found_and_said(tmp_path, cache, capsys, names):
     ("names", "part"),
     [
         (("train/joy/a.avi", "joy/b.avi"), "parts of a split .train. lie beside others .joy."),
-        (("train/a.avi", "test/b.avi"), "parts of a split .test, train., with no class folders"),
+        (("train/a.avi", "test/b.avi"), "parts of a split .test, train. have no class folders"),
         (("Ann/joy/a.avi", "Ann/anger/b.avi", "Bob/joy/c.avi"), "the same folders .joy. lie in several others .Ann, Bob."),
         (("train/joy/Ann/a.avi", "train/joy/Bob/b.avi", "test/anger/Ann/c.avi"), "the same folders .Ann. lie in several"),
     ],
