@@ -504,11 +504,11 @@ def describe(corpus: Corpus) -> str:
     lengths, seconds, even = zip(*((len(each) - 1, each[-1], is_even(each)) for each in times))
     kinds = Counter()
     for each, regular, fact in zip(times, even, corpus.facts):
-        rate = f"{(len(each) - 2) / each[-2]:.4g} frames a second" if len(each) > 2 else "one frame"
+        rate = f"{round((len(each) - 2) / each[-2], 1):g} frames a second" if len(each) > 2 else "one frame"
         codec = fact["codec"] + " interlaced" * fact["interlaced"]
         kinds[f"{fact['size'][1]}x{fact['size'][0]} {codec}, {rate}{'' if regular else ' (uneven)'}"] += 1
     actors = Counter(sorted(video.actor for video in corpus.videos if video.actor))
-    splits = possible_splits(corpus)
+    splits, known = possible_splits(corpus), all(video.actor for video in corpus.videos)
     lines = [
         f"{corpus.name}: {len(corpus)} clips of {len(corpus.classes)} classes, {corpus.remarks[0]}",
         f"{len(actors)} actors: {shortened(actors)}" if actors else "",
@@ -517,7 +517,7 @@ def describe(corpus: Corpus) -> str:
         f"{len(kinds) - 8} more kinds of file" if len(kinds) > 8 else "",
         f"decoded by {DECODER}; sampled by frame number: {sum(even)}, by time: {len(even) - sum(even)}",
         f"possible splits: {', '.join(name for name, reason in splits.items() if reason is None) or 'none'}",
-        *(f"not {name}: {reason}" for name, reason in splits.items() if reason),
+        *(f"not {name}: {reason}" for name, reason in splits.items() if reason and (known or name != "by_actor")),
         *corpus.remarks[1:],
     ]
     return "\n  ".join(filter(None, lines))
