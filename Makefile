@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark gallery test slow browser stress fuzz alone lab notebooks site clean
+.PHONY: help reproduce benchmark media gallery test slow browser stress fuzz alone lab notebooks site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, and what each recipe costs here, in seven minutes"
+	@echo "make media       25 codecs in 15 containers, interlaced, turned, damaged: every frame against FFmpeg's own program (results/benchmarks/media.md)"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its results table"
 	@echo "make test        run all tests and check every notebook's stored outputs"
 	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
@@ -35,6 +36,9 @@ benchmark: $(READY)
 	$(BIN)/python tests/benchmark.py
 	$(BIN)/python tests/benchmark_network.py
 	$(BIN)/python tests/benchmark_training.py
+
+media: $(READY)
+	$(BIN)/python tests/tools/media_matrix.py
 
 gallery: $(READY)
 	$(BIN)/python tests/gallery.py

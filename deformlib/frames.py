@@ -232,11 +232,10 @@ def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
 
 # %% ../notebooks/02_frame_sampling.ipynb #2fb57717
 def _differ(before: bytes, packet: bytes) -> bool:
-    """Whether two packets hold other data, and not only another header: by their size, or in more than a twentieth."""
-    length = min(len(before), len(packet))
-    if 20 * length < 19 * max(len(before), len(packet)):
-        return length > 0
-    return bool((np.frombuffer(before, np.uint8, length) != np.frombuffer(packet, np.uint8, length)).mean() > 0.05)
+    """Whether two packets hold other data, and not only another header: by their size, or by a twentieth of their bytes."""
+    if len(before) != len(packet):
+        return 0 < len(before) and 20 * abs(len(before) - len(packet)) > max(len(before), len(packet))
+    return bool((np.frombuffer(before, np.uint8) != np.frombuffer(packet, np.uint8)).mean() > 0.05)
 
 # %% ../notebooks/02_frame_sampling.ipynb #628b47c6
 class _Decoder:
@@ -246,20 +245,23 @@ class _Decoder:
         self.film, self.met, self.stamps, self.packet_of = film, [], [], {}
         self.packets = self.different = 0
         film.codec_context.thread_count = 1  # a corpus reads several files at a time
-        if film.codec.intra_only:  # or half a frame would be filled up with the remains of another
+        if film.codec.name == "mjpeg":  # or half a frame would be filled up with the remains of another
             film.codec_context.options = {"err_detect": "explode"}
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """The packets of the film, and None at the end, or where the rest cannot be taken apart."""
         before, large = b"", max(self.film.width * self.film.height // 200, 1000)
+        telling = self.film.codec.lossy or self.film.codec.intra_only
         try:
             for packet in self.film.container.demux(self.film):
                 if packet.size:
                     last, before = before, bytes(packet)
                     self.packets += not packet.is_discard
-                    self.different += packet.size > large and _differ(last, before)
+                    self.different += telling and packet.size > large and _differ(last, before)
                     self.packet_of[packet.pts] = self.packets, packet.duration or 0
                     yield packet
+        except IndexError:  # PyAV, at the end: streams began that were not there at the start
+            pass
         except av.error.FFmpegError as error:
             if isinstance(error, MemoryError):
                 raise

@@ -1,6 +1,6 @@
 """Give the library broken files, and see that each ends in its own error, in a reported skip or in success: `make fuzz`.
 
-Input N of a seed is the same on every machine with the same OpenCV: `python tests/fuzz.py --seed S --first N --inputs 1` does
+Input N of a seed is the same on every machine with the same OpenCV and FFmpeg: `python tests/fuzz.py --seed S --first N --inputs 1` does
 it again and shows where it broke. Each input is worked on by another process, which has two minutes and 2 GiB, so that a hang,
 a crash of the interpreter and a flood of memory are seen as such. Linux only: the limits are the kernel's.
 """
@@ -39,6 +39,7 @@ from stress import TINY
 from test_mocap import MOVES, PERSON, bvh_text
 from test_report import study
 from test_results import record
+from tools import media_matrix as media
 
 from deformlib.bodies import BodyError, draw_actor, make_corpus, paint, plan_corpus, read_manifest
 from deformlib.corpus import Corpus, CorpusError, by_copy
@@ -137,6 +138,7 @@ def break_json(rng: random.Random, value: object) -> object:
 
 def film(path: Path, code: str, n_frames: int = 12, width: int = 64, height: int = 48, level: int = 0) -> bytes:
     """A video of a moving square."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it complains of odd sizes
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 25, (width, height))
     for t in range(n_frames):
         frame = np.full((height, width, 3), level, np.uint8)
@@ -148,11 +150,16 @@ def film(path: Path, code: str, n_frames: int = 12, width: int = 64, height: int
 
 @cache
 def videos() -> dict[str, bytes]:
-    """A whole video in each container that OpenCV writes here: ending -> contents."""
+    """A whole video in each container that OpenCV writes here, and in some of cameras and browsers: ending -> contents."""
     codes = {".avi": "MJPG", ".mp4": "mp4v", ".mov": "mp4v", ".mkv": "XVID", ".flv": "\2\0\0\0", ".wmv": "WMV2"}
     with tempfile.TemporaryDirectory() as place:
         made = {suffix: film(Path(place, f"a{suffix}"), code) for suffix, code in codes.items()}
         made[".m4v"] = film(Path(place, "x.avi"), "XVID")  # a wrong ending that works
+        fields = ["-vf", media.FIELDS["tff"], "-flags", "+ildct+ilme"]
+        forms = {".mpg": ("mpeg2video", *fields), ".mts": ("libx264", *fields), ".mxf": ("mpeg2video", *fields), ".webm": ("libvpx",), ".3gp": ("mpeg4",)}
+        for suffix, (codec, *words) in forms.items():
+            assert media.encoded(Path(place, f"b{suffix}"), codec, *words, rate="50" if words else "25", size="64x48") == ""
+            made[suffix] = Path(place, f"b{suffix}").read_bytes()
     pictures = [Image.new("P", (40, 30), level) for level in range(0, 200, 20)]
     pictures[0].save(gif := io.BytesIO(), "GIF", save_all=True, append_images=pictures[1:], duration=40)
     return {suffix: data for suffix, data in made.items() if data} | {".gif": gif.getvalue()}

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from test_report import study
 from test_results import record
 from test_study import Constant
+from tools import media_matrix as media
 
 from deformlib import frames
 from deformlib.bodies import read_manifest, replacing
@@ -107,6 +108,41 @@ def test_a_playlist_is_not_followed(tmp_path: Path):
         read_video(tmp_path / "list.avi")
     with av.open(str(tmp_path / "list.avi")) as playlist:
         assert next(playlist.decode(video=0)).width == 64  # or this test shows nothing
+
+
+def test_importing_and_reading_change_nothing_for_others(tmp_path: Path):
+    """Not the environment, which goes to child processes, nor the log level of OpenCV, nor that of FFmpeg in PyAV."""
+    (tmp_path / "a.avi").write_bytes(fuzz.videos()[".avi"])
+    (tmp_path / "b.avi").write_bytes(b"no video")
+    program = """
+import os, sys, importlib, pkgutil, av, av.logging, cv2
+def state(): return dict(os.environ), cv2.utils.logging.getLogLevel(), av.logging.get_level(), av.logging.get_skip_repeated()
+before = state()
+import deformlib
+for module in pkgutil.iter_modules(deformlib.__path__):
+    if module.name != "__main__": importlib.import_module(f"deformlib.{module.name}")
+assert state() == before, "import"
+from deformlib.frames import VideoError, read_video
+assert len(read_video(sys.argv[1])) == 12
+try: read_video(sys.argv[2])
+except VideoError: print("refused", end="")
+assert state() == before, "reading"
+"""
+    words = [sys.executable, "-c", program, str(tmp_path / "a.avi"), str(tmp_path / "b.avi")]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "refused", "")
+
+
+def test_a_stream_that_begins_in_the_middle_of_a_file(tmp_path: Path):
+    """PyAV ends with an IndexError where sound begins after the first five megabytes, which is as far as FFmpeg looks ahead."""
+    loud = "mpeg2video -q:v 2 -vf noise=alls=80:allf=t"
+    assert media.encoded(tmp_path / "a.ts", loud, seconds=0.6, size="640x480") == ""
+    assert media.sounding(tmp_path / "b.ts", "-map", "1", "-map", "0", "-s", "640x480", "-c:v", "mpeg2video") == ""
+    silent = (tmp_path / "a.ts").read_bytes()
+    (tmp_path / "late.ts").write_bytes(silent + (tmp_path / "b.ts").read_bytes() + silent)
+    assert len(read_video(tmp_path / "late.ts", size=16)) == 15 + 12 + 15
+    with av.open(str(tmp_path / "late.ts")) as file, pytest.raises(IndexError):  # or this test shows nothing
+        list(file.demux(video=0))
 
 
 def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path):

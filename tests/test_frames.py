@@ -1,14 +1,29 @@
 """Frames: what decodes, how it is shrunk, which of them are chosen."""
 
 import csv
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 
+import av
 import cv2
+import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
 
-from deformlib.frames import VideoError, read_clip, read_video, resize, sample_indices
+from deformlib.frames import (
+    DECODER,
+    VideoError,
+    _frame_times,
+    choose_frames,
+    decode_video,
+    is_even,
+    read_clip,
+    read_video,
+    resize,
+    sample_indices,
+)
 
 VIDEOS = Path(__file__).parents[2] / "shared" / "data" / "videos"
 SAMPLING = np.load(Path(__file__).parent / "data" / "released_sampling.npz")
@@ -26,15 +41,19 @@ def write(path: Path, levels: list[int], height: int = 48, width: int = 64) -> P
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="needs the example videos of ../shared/data/videos")
 def test_every_example_video_has_the_frames_that_decode():
+    """And one of them is uneven: its second frame was dropped, and manifest.csv calls it variable_frame_rate."""
     with open(VIDEOS / "manifest.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 16
     for row in rows:
         size = None if int(row["opencv_frames"]) < 60 else 32
-        frames = read_video(VIDEOS / row["file"], size=size)
+        video = decode_video(VIDEOS / row["file"], size=size)
+        frames = video.frames
         height, width = (32, 32) if size else (int(row["height"]), int(row["width"]))
         assert frames.shape == (int(row["opencv_frames"]), 1, height, width), row["file"]
         assert frames.std() > 5, row["file"]
+        assert is_even(video.times) == (row["variable_frame_rate"] == "0"), row["file"]
+        assert (video.codec, video.pixel_format, video.size) == (row["codec"], row["pix_fmt"], (int(row["height"]), int(row["width"])))
 
 
 def test_frames_come_in_order_with_the_right_channels(tmp_path):
@@ -45,6 +64,40 @@ def test_frames_come_in_order_with_the_right_channels(tmp_path):
     assert np.abs(color.mean(axis=(2, 3)) - expected).max() < 4
     assert np.abs(gray.mean(axis=(1, 2, 3)) - np.array(expected) @ [0.299, 0.587, 0.114]).max() < 4
     assert color.flags.c_contiguous
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_our_own_films_have_the_pixels_that_opencv_gives(videos: Path, color: bool):
+    """To the last bit: the films of the course, as the committed results saw them."""
+    for path in sorted(videos.glob("*.avi"))[::15]:
+        video, wanted = cv2.VideoCapture(str(path)), []
+        while (read := video.read())[0]:
+            wanted.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB if color else cv2.COLOR_BGR2GRAY))
+        got = decode_video(path, color)
+        assert np.array_equal(got.frames, np.stack(wanted).transpose(0, 3, 1, 2) if color else np.stack(wanted)[:, None])
+        assert (got.codec, got.pixel_format, got.size, got.interlaced, got.damaged) == ("mpeg4", "yuv420p", (576, 720), False, 0)
+        assert np.allclose(got.times, np.arange(len(wanted) + 1) / 25) and got.pixel_aspect == 1
+
+
+@pytest.mark.skipif(not VIDEOS.is_dir(), reason="needs the example videos of ../shared/data/videos")
+def test_the_example_videos_have_the_pixels_that_opencv_gives():
+    for path in [*sorted(VIDEOS.glob("asl_gestures/*.mkv"))[:4], *VIDEOS.glob("other/*.gif"), VIDEOS / "other" / "SinglePerson_cam01.mp4"]:
+        video = cv2.VideoCapture(str(path))
+        for frame in read_video(path)[:20, 0]:
+            assert np.array_equal(frame, cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2GRAY)), path
+
+
+def test_the_decoder_is_named_with_its_versions():
+    assert DECODER.startswith(f"PyAV {av.__version__}, libavcodec ") and DECODER.count(".") >= 4
+
+
+def test_many_threads_read_the_same(tmp_path):
+    paths = [write(tmp_path / f"{number}.avi", list(range(number, 240, 8))) for number in range(8)]
+    alone = [decode_video(path) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(decode_video, paths * 3))
+    for one, other in zip(alone * 3, together, strict=True):
+        assert np.array_equal(one.frames, other.frames) and np.array_equal(one.times, other.times)
 
 
 def test_upright_and_small_videos(tmp_path):
@@ -154,6 +207,105 @@ def test_indices_are_in_range_and_in_order(rule):
 def test_wrong_arguments_are_explained(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_indices(**arguments)
+
+
+# Times
+
+@pytest.mark.parametrize(
+    ("stamps", "last", "wanted"),
+    [
+        ([5.0, 5.04, 5.08], 0.04, [0, 0.04, 0.08, 0.12]),
+        ([5.0, 5.04, 5.08], 0, [0, 0.04, 0.08, 0.12]),  # how long the last one is shown is not said
+        ([0, 0.04, 0.08], 2.0, [0, 0.04, 0.08, 2.08]),
+        ([1.0], 0, [0, 0.5]),  # the rate of the header, here
+        ([None] * 3, 0, [0, 0.5, 1.0, 1.5]),
+        ([0, None, 0.08, 0.12], 0, [0, 0.04, 0.08, 0.12, 0.16]),
+        ([None, None, 0.08, 0.12, None], 0, [0, 0.04, 0.08, 0.12, 0.16, 0.2]),
+        ([0, 0.04, 0.04, 0.12], 0.04, [0, 0.04, 0.08, 0.12, 0.16]),  # twice
+        ([0, 0.04, 0.02, 0.12], 0.04, [0, 0.04, 0.08, 0.12, 0.16]),  # back by less than a second
+        ([0, 0.04, 0.08, 0.08, 0.08], 0.04, [0, 0.04, 0.08, 0.12, 0.16, 0.2]),
+        ([9.0, 9.04, 9.08, 0.0, 0.04], 0.04, [0, 0.04, 0.08, 0.12, 0.16, 0.2]),  # two recordings
+        ([3.0, 3.0, 3.0], 0, [0, 0.5, 1.0, 1.5]),
+        ([0, -5.0, -4.96], 0, [0, 0.04, 0.08, 0.12]),
+    ],
+)
+def test_times_always_grow_whatever_a_file_says(stamps, last, wanted):
+    got = _frame_times(stamps, last, step=0.5)
+    assert got.dtype == np.float64 and np.allclose(got, wanted) and (np.diff(got) > 0).all()
+
+
+@pytest.mark.parametrize("steps", [[0.04] * 50, [0.033, 0.033, 0.034] * 20, [0.03, 0.03, 0.04] * 20, [0.016, 0.017, 0.017] * 30, [0.04] * 49 + [0.08], [0.04] * 49 + [0.01], [0.5], [0.2, 0.2], [0.004, 0.004, 0.005, 0.004] * 30])
+def test_even_times_are_even_whatever_they_are_rounded_to(steps):
+    """Milliseconds of .mkv, hundredths of .gif, 240 frames a second; how long the last frame lasts is often wrong by one."""
+    times = np.array([0, *accumulate(steps)])
+    assert is_even(times) and np.array_equal(choose_frames(times, 8), sample_indices(len(steps), 8))
+
+
+@pytest.mark.parametrize("steps", [[0.033] * 30 + [0.1] * 20, [0.04] * 20 + [0.08] + [0.04] * 20, [0.08] + [0.04] * 40, [0.04] * 40 + [0.08, 0.04], [0.04] * 30 + [1.0], [0.02, 0.06] * 20, [0.04] * 10 + [3.0] + [0.04] * 10])
+def test_uneven_times_are_uneven(steps):
+    """A rate that changes, one frame that was dropped, a picture that stands."""
+    times = np.array([0, *accumulate(steps)])
+    assert not is_even(times)
+    instants = times[-1] / 16 * np.arange(16) + 1e-9
+    assert np.array_equal(choose_frames(times, 16), [np.flatnonzero(times <= instant)[-1] for instant in instants])
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLING if name != "README"])
+def test_even_times_give_the_released_indices(name):
+    """Bit-equal to the reference vectors, in seconds of any rate."""
+    n_frames, seed = (int(part) for part in name[1:].split("_seed"))
+    generator = np.random.RandomState(seed)
+    for copy, expected in enumerate(SAMPLING[name][:20]):
+        jitter = generator.random_sample(32) if n_frames > 32 else None
+        times = np.round(np.arange(n_frames + 1) / (25, 29.97, 60)[copy % 3], 3)
+        assert np.array_equal(choose_frames(times, 32, jitter, rule="released"), expected)
+
+
+@pytest.mark.parametrize("rule", ["zhang", "released"])
+def test_jitter_moves_instants_by_a_quarter_of_a_step(rule):
+    """By time as by number; a clip of one long frame shows it throughout, and nothing leaves the clip."""
+    rng = np.random.default_rng(3)
+    times = np.concatenate([np.arange(200) / 100, 2 + np.arange(21) / 10])  # two seconds fast, two slow
+    for jitter in (np.zeros(32), np.full(32, np.nextafter(1, 0)), rng.random(32)):
+        chosen = choose_frames(times, 32, jitter, rule)
+        instants = np.maximum(times[-1] / 32 * (np.arange(32) + (jitter - 0.5) / 2), 0)
+        assert (np.diff(chosen) >= 0).all() and chosen.dtype == np.int64
+        assert (times[chosen] <= instants + 1e-6).all() and (instants < times[chosen + 1] + 1e-6).all()
+    assert choose_frames(np.array([0, 9.0, 9.1, 9.2]), 8).tolist() == [0] * 8
+    assert choose_frames(np.array([0, 0.1, 0.2, 1.0, 1.1]), 4).tolist() == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"times": [0.0]}, "always growing"),
+        ({"times": [0, 0.1, 0.1]}, "always growing"),
+        ({"times": [0, 0.1, np.nan]}, "always growing"),
+        ({"times": [[0, 1]]}, "always growing"),
+        ({"times": [0, 1, 9, 10], "length": 0}, "at least 1"),
+        ({"times": [0, 1, 9, 10], "rule": "other"}, '"zhang" or "released"'),
+        ({"times": [0, 1, 9, 10], "jitter": [0.5]}, "32 numbers"),
+    ],
+)
+def test_wrong_times_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        choose_frames(**arguments)
+
+
+@pytest.mark.parametrize("rest", ["last", "first"])
+def test_a_gif_and_an_avi_of_one_film_show_the_same(rest, tmp_path):
+    """64 frames at 25 a second, half of them standing still, which a GIF keeps as one: 8 of 16 chosen frames are still in both."""
+    moving, still = list(range(0, 224, 7)), [230] * 32
+    levels = moving + still if rest == "last" else still + moving
+    avi = write(tmp_path / "a.avi", levels)
+    iio.imwrite(tmp_path / "a.gif", np.array(levels, np.uint8)[:, None, None] * np.ones((1, 48, 64), np.uint8), duration=40)
+    gif = decode_video(tmp_path / "a.gif")
+    assert len(gif.frames) == 33 and not is_even(gif.times) and abs(gif.times[-1] - 2.56) < 1e-6 and is_even(decode_video(avi).times)
+    for path, level in ((avi, 230 * 0.114 + 50 * 0.299 + 100 * 0.587), (tmp_path / "a.gif", 230)):
+        clip = read_clip(path, length=16, size=8)[0].mean(axis=(1, 2))
+        assert (np.abs(clip - level) < 2).sum() == 8, path
+    by_number = gif.frames[sample_indices(33, 16)].mean(axis=(1, 2, 3))
+    assert (by_number > 228).sum() <= 1
 
 
 def test_read_clip_is_reading_choosing_and_shrinking(tmp_path):

@@ -2,7 +2,7 @@
 
 The program that imageio-ffmpeg brings makes each file and decodes it to blue, green, red; interlaced frames go through the same
 deinterlacer. Every frame is compared. Writes media.json and media.md: what was made, what is read, how many frames, the largest
-and the mean difference, whether the times agree. `python tests/tools/media_matrix.py --only rotated` does one kind alone.
+and the mean difference, whether the times agree. `--only turned` does those whose name holds the word.
 """
 
 import argparse
@@ -270,7 +270,7 @@ def compare(name: str, ending: str, make: Callable[[Path], str], folder: Path) -
     none is missing, "differs", or the sentence with which it is refused. late: seconds by which times differ at most.
     """
     path = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name.rsplit(' in ', 1)[0])}{ending}"
-    row = {"name": name, "refused": make(path).replace(str(folder), "")[:120], "codec": "", "frames": 0, "program": 0}
+    row = {"name": name, "refused": re.sub(r" @ 0x[0-9a-f]+", "", make(path)).replace(str(folder), "")[:120], "codec": "", "frames": 0, "program": 0}
     row |= {"damaged": 0, "largest": 0, "mean": 0.0, "late": 0.0, "read": ""}
     if row["refused"]:
         return row
