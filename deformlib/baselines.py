@@ -156,7 +156,7 @@ FEATURES = {
 @lru_cache(maxsize=2)
 def _at_size(folder: Path, cache: Path, key: str) -> Corpus:
     """The corpus of a folder at SIZE; `key` of the corpus that asks tells whether it has changed."""
-    return Corpus(folder, SIZE, cache=cache)
+    return Corpus(folder, SIZE, cache=cache, quiet=True)
 
 # %% ../notebooks/12_older_methods.ipynb #7f74a214
 def source_hash(name: str) -> str:

@@ -562,9 +562,10 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     for role, names in column_roles(header).items():
         met = f"its columns are {', '.join(map(repr, header))}"
         if not names and role != "actor":
-            raise BodyError(f"{path} needs a first line path,label,actor: it has no {role}, or {COLUMNS[role][1]}; {met}.")
+            raise BodyError(f"{path} needs a first line path,label,actor: no {role} is in it, as {met}.")
         if len(names) > 1:
-            raise BodyError(f"{path} has several columns for the {role} ({', '.join(map(repr, names))}): keep one of them, rename the rest.")
+            met = ", ".join(map(repr, names))
+            raise BodyError(f"{path} has several columns for the {role} ({met}): keep one of them, rename the rest.")
     return header, rows
 
 
@@ -591,7 +592,7 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
             raise BodyError(f"{manifest}, line {line}: a cell of several lines ends here; close its quotation mark.")
         path = _inside(folder, path)
         if any(cells[len(header) :]):
-            left_out.append((path, f"line {line} of manifest.csv has more cells than columns: quote the cell that holds a separator"))
+            left_out.append((path, f"line {line} has more cells than columns: quote the one that holds a separator"))
         elif path == ".":
             left_out.append((f"line {line}", "manifest.csv names no file in it: fill in the path"))
         elif os.path.isabs(path) or path.split(os.sep)[0] == "..":

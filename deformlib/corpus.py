@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,16 +43,16 @@ class Video:
     n_frames: int
 
 # %% ../notebooks/03_corpus.ipynb #825dedbd
-# what systems and publishers put beside the videos, and our own cache: nobody misses it among the clips
+# what systems and publishers put beside videos, and our own cache: nobody misses it among the clips
 _BESIDE = re.compile(
-    r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini|manifest\.csv"
+    r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini"
     r"|(.*[-_ ])?(readme|licen[sc]es?|copying|citation|changelog)([-_ .].*)?|[0-9a-f]{32}(-.*)?\.(npy|json)",
     re.IGNORECASE,
 )
 
 
 def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
-    """All files below a folder, sorted, and what cannot be listed, with the reason: hidden, linked away, not to be opened.
+    """All files below a folder, sorted, and what is not listed, with the reason: hidden, linked away, not to be opened.
 
     Links are followed inside the folder, and each folder is read once, real ones before links.
     """
@@ -65,6 +66,8 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
         seen.add(real)
         try:
             names = sorted(os.listdir(folder / place))
+            for name in names[:1]:
+                os.lstat(folder / place / name)  # a folder that may be listed, but not entered
         except OSError as error:
             left_out.append((place or ".", f"cannot be opened ({error.strerror}): check its permissions"))
             continue
@@ -89,8 +92,8 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 # %% ../notebooks/03_corpus.ipynb #6d269386
 _PART = re.compile(
-    r"(\d+[\W_]*)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)([\W_]*(set|data|split|fold|part|videos?|clips))?"
-    r"([\W_]*\d+)?|(fold|split|part|cv)[\W_]*\d+",
+    r"(\d+[\W_]*)?(train(ing)?|val(id(ation)?)?|dev|test(ing)?|eval(uation)?)"
+    r"([\W_]*(set|data|split|fold|part|videos?|clips))?([\W_]*\d+)?|(fold|split|part|cv)[\W_]*\d+",
     re.IGNORECASE,
 )
 
@@ -112,7 +115,7 @@ def class_level(places: list[tuple[str, ...]]) -> int:
         if parts and others and deeper & set(parts):
             raise CorpusError(f"folders named as parts of a split ({', '.join(parts)}) lie beside others ({others[0]})")
         if parts and not others and not deeper:
-            raise CorpusError(f"its folders are named as parts of a split ({', '.join(parts)}), with no class folders in them")
+            raise CorpusError(f"folders named as parts of a split ({', '.join(parts)}) have no class folders in them")
         around = len(firsts) == 1 and all(len(place) > level + 1 for place in places) and len(set(places)) > 1
         if parts and not others or around:
             level += 1
@@ -129,13 +132,14 @@ def class_level(places: list[tuple[str, ...]]) -> int:
 def find_labels(
     folder: Path,
 ) -> tuple[dict[str, tuple[str, str | None]], list[tuple[str, str]], tuple[str, ...], list[str]]:
-    """Label the videos of a folder: `{path: (label, actor)}`, the files left out with the reason, the classes, and remarks.
+    """Label the videos of a folder: `{path: (label, actor)}`, what is left out and why, the classes, and remarks.
 
     The first that applies: `manifest.csv`; GEMEP's own file names (`089ang_...avi`, 17 classes), if most files have
     them; class folders. The first remark says which. GEMEP's class order is kept where the names are GEMEP's. Raises
     `CorpusError` if the manifest is no such table, or names motion capture, or if the classes could be two levels.
     """
     found, left_out = list_files(folder)
+    found = [path for path in found if path != "manifest.csv"]
     videos = [path for path in found if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES]
     if os.path.lexists(folder / "manifest.csv"):
         named, wrong, classes, remarks = _from_manifest(folder)
@@ -184,7 +188,8 @@ def _no_videos(paths: list[str]) -> list[tuple[str, str]]:
     """Of some files those that are no videos by their ending, each with the reason why it is left out."""
     reasons = {".bvh": "motion capture: film it with `python -m deformlib corpus --motion`, which needs a manifest.csv"}
     reasons |= dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".xz", ".7z", ".rar"), "an archive: unpack it")
-    reasons |= dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), "a table is read as manifest.csv only")
+    table = "a table of labels must be called manifest.csv, lie on top, and be CSV"
+    reasons |= dict.fromkeys((".csv", ".tsv", ".xls", ".xlsx", ".ods"), table)
     endings = {path: os.path.splitext(path)[1].lower() for path in paths}
     other = "no video by its ending {}: convert it if it is one"
     unread = {path: ending for path, ending in endings.items() if ending not in VIDEO_SUFFIXES}
@@ -205,7 +210,7 @@ def fingerprint(path: Path, settings: str) -> str:
 
 
 def default_cache() -> Path:
-    """Where decoded frames lie unless a folder is named: `deformlib` in `XDG_CACHE_HOME`, else in `.cache` of the home folder.
+    """Where decoded frames lie unless a folder is named: `deformlib` in `XDG_CACHE_HOME`, or in the `.cache` of the home.
 
     Raises CorpusError if there is neither.
     """
@@ -230,10 +235,9 @@ class Corpus:
     interrupted leaves nothing half done. Videos are sorted by path, so their numbers are the same everywhere.
 
     `videos` (tuple of `Video`), `classes` (tuple of names), `labels` (int64, one a video), `facts` (a dict a video: what
-    chapter 02's `DecodedVideo` knows but for the frames; size is [height, width] in the file), `rejected` (tuple of file and reason), `remarks`
-    (what was guessed, is missing or left out, in sentences; printed unless `quiet` or it is a whole manifest), `name`
-    (of the folder), `key` (hexadecimal: contents, labels and settings together). Raises `CorpusError` if there is no
-    folder, no video that decodes, or no label.
+    chapter 02's `DecodedVideo` says of it), `rejected` (tuple of file and reason), `remarks` (what was guessed, is
+    missing or left out, in sentences; printed unless `quiet`), `name` (of the folder), `key` (hexadecimal: contents,
+    labels and settings together). Raises `CorpusError` if there is no folder, no video that decodes, or no label.
     """
 
     def __init__(
@@ -246,7 +250,9 @@ class Corpus:
     ):
         self.folder, self.size, self.color = Path(folder), size, color
         if not self.folder.is_dir():
-            raise CorpusError(f"{folder} is no folder: check the path; `python -m deformlib corpus` makes the default one.")
+            raise CorpusError(
+                f"{folder} is no folder: check the path; `python -m deformlib corpus` makes the default one."
+            )
         self.name = self.folder.resolve().name
         self.cache = default_cache() if cache is None else Path(cache)
         named, left_out, self.classes, remarks = find_labels(self.folder)
@@ -286,11 +292,11 @@ class Corpus:
         return np.load(self._files[clip], mmap_mode="r")
 
     def times(self, clip: int) -> np.ndarray:
-        """When each frame of video number `clip` begins, in seconds from the first, and when the last ends, float64 `[T + 1]`."""
+        """When each frame of video number `clip` begins, in seconds, and when the last one ends, float64 `[T + 1]`."""
         return self.facts[clip]["times"]
 
     def left_out_lines(self, limit: int = 10) -> list[str]:
-        """What was left out and why, in at most `limit` lines: four files or more of one reason share one. `rejected` has all."""
+        """What was left out and why, in about `limit` lines: four files or more of one reason share a line."""
         groups = defaultdict(list)
         for path, reason in self.rejected:
             groups[reason.partition(":")[0]].append((path, reason))  # the remedy behind it may hold the file's name
@@ -307,15 +313,19 @@ class Corpus:
     def _remarks(self, remarks: list[str]) -> list[str]:
         """What `find_labels` has to say, with the number of clips of each class, and what is missing or left out."""
         counts = dict(zip(self.classes, np.bincount(self.labels, minlength=len(self.classes)).tolist()))
-        remarks = [f"{remarks[0]}: {shortened(counts)}", *remarks[1:]]
+        remarks = [f"{remarks[0]}: {shortened({name: n for name, n in counts.items() if n})}", *remarks[1:]]
+        if empty := [name for name, n in counts.items() if n == 0]:
+            remarks.append(f"{len(empty)} classes without a clip: {', '.join(empty[:20])}{' ...' * (len(empty) > 20)}")
+        if len(counts) - len(empty) == 1:
+            remarks.append("all clips are of one class, so there is nothing to tell apart")
         actors = [video.actor for video in self.videos]
         for names in (set(self.classes), set(actors) - {None}):
             plain = Counter(name.casefold() for name in names)
             alike = sorted(name for name in names if plain[name.casefold()] > 1)
             remarks += [f"different names, if only by their capitals: {', '.join(alike)}"] if alike else []
         if unknown := actors.count(None):
-            many = "no video has an actor" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no actor"
-            remarks.append(f"{many}, so no split by actor is possible: fill the actor column of a manifest.csv")
+            many = "no video has an" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no"
+            remarks.append(f"{many} actor, so no split by actor is possible: fill the actor column of a manifest.csv")
         damaged = {str(v.path.relative_to(self.folder)): fact["damaged"] for v, fact in zip(self.videos, self.facts)}
         if damaged := {path: count for path, count in damaged.items() if count}:
             remarks.append(f"frames that are damaged and left out: {shortened(damaged, 5)}")
@@ -363,7 +373,8 @@ class Corpus:
             decoded = decode_video(video, self.color, self.size)
         except VideoError as error:
             return None, {}, str(error).removeprefix(f"{video} ").removesuffix(".")
-        known = {name: value for name, value in vars(decoded).items() if name != "frames"} | {"size": list(decoded.size)}
+        known = {name: value for name, value in vars(decoded).items() if name != "frames"}
+        known["size"] = list(decoded.size)  # as it comes back from a file
         with replacing(file.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(known | {"times": known["times"].tolist()}), encoding="utf-8")
         with replacing(file) as beside:
@@ -465,8 +476,8 @@ def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1
     assert not train & val, "an actor is on both sides"
     if not np.isin(*(corpus.labels[side[:, 0]] for side in (split.val, split.train))).any():
         raise CorpusError(
-            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip (a study does "
-            "so where manifest.csv has no actor column)."
+            f"{corpus.name}: no class of {', '.join(sorted(val))} is trained by anybody else; split by_clip "
+            "(a study does so where manifest.csv has no actor column)."
         )
     return split
 
@@ -481,6 +492,11 @@ def possible_splits(corpus: Corpus) -> dict[str, str | None]:
             reasons[split.__name__] = str(error).removesuffix(".")
     return reasons
 
+# %% ../notebooks/03_corpus.ipynb #5cda9557
+def _range(values: Sequence[float], digits: int = 0) -> str:
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
 
 def describe(corpus: Corpus) -> str:
     """What a corpus holds, in lines: classes, actors, lengths, sizes, rates, codecs, sampling, splits, and all remarks."""
@@ -488,20 +504,20 @@ def describe(corpus: Corpus) -> str:
     lengths, seconds, even = zip(*((len(each) - 1, each[-1], is_even(each)) for each in times))
     kinds = Counter()
     for each, regular, fact in zip(times, even, corpus.facts):
-        rate = f"{(len(each) - 2) / each[-2]:.4g} frames a second" if len(each) > 2 else "one frame"
+        rate = f"{round((len(each) - 2) / each[-2], 1):g} frames a second" if len(each) > 2 else "one frame"
         codec = fact["codec"] + " interlaced" * fact["interlaced"]
         kinds[f"{fact['size'][1]}x{fact['size'][0]} {codec}, {rate}{'' if regular else ' (uneven)'}"] += 1
     actors = Counter(sorted(video.actor for video in corpus.videos if video.actor))
-    splits = possible_splits(corpus)
+    splits, known = possible_splits(corpus), all(video.actor for video in corpus.videos)
     lines = [
         f"{corpus.name}: {len(corpus)} clips of {len(corpus.classes)} classes, {corpus.remarks[0]}",
         f"{len(actors)} actors: {shortened(actors)}" if actors else "",
-        f"{min(lengths)} to {max(lengths)} frames, {min(seconds):.1f} to {max(seconds):.1f} s",
+        f"{_range(lengths)} frames, {_range(seconds, 1)} s",
         *(f"{count} of {kind}" for kind, count in kinds.most_common(8)),
         f"{len(kinds) - 8} more kinds of file" if len(kinds) > 8 else "",
         f"decoded by {DECODER}; sampled by frame number: {sum(even)}, by time: {len(even) - sum(even)}",
         f"possible splits: {', '.join(name for name, reason in splits.items() if reason is None) or 'none'}",
-        *(f"not {name}: {reason}" for name, reason in splits.items() if reason),
+        *(f"not {name}: {reason}" for name, reason in splits.items() if reason and (known or name != "by_actor")),
         *corpus.remarks[1:],
     ]
     return "\n  ".join(filter(None, lines))
@@ -529,7 +545,7 @@ def shows_nobody(frames: np.ndarray) -> str | None:
 
 
 def choose_evenly(labels: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` clips, sorted by class, from each class as equal a number as possible, evenly spread over its clips."""
+    """At most `limit` clips, sorted by class: as equal a number of each as possible, spread evenly over its clips."""
     clips = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     clips = [clips[place] for place in np.linspace(0, len(clips) - 1, min(limit, len(clips))).astype(int)]
     most = max(n for n in range(1, limit + 1) if n == 1 or sum(min(n, len(each)) for each in clips) <= limit)
@@ -540,31 +556,32 @@ TILE, TEXT = 112, 42  # pixels of a frame on the sheet, and of the three lines a
 
 
 def contact_sheet(corpus: Corpus, columns: int = 12, limit: int = 240) -> tuple[Figure, dict[str, str]]:
-    """Draw the middle frame of each clip, by class; return the figure and the films that seem to show nobody, with reasons.
+    """Draw the middle frame of each clip, by class; return the figure, and the films that seem to show nobody with reasons.
 
     Of more than `limit` clips the sheet shows some of each class, chosen evenly, and says so; all are looked at.
     """
     clips = choose_evenly(corpus.labels, limit)
     strange = {clip: shows_nobody(corpus.frames(clip)) for clip in range(len(corpus))}
-    some = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class"
-    title = f"{corpus.name}: {some if len(clips) < len(corpus) else f'{len(corpus)} clips'}, {len(corpus.classes)} classes"
+    shown = f"{len(clips)} of {len(corpus)} clips, chosen evenly in each class"
+    shown = shown if len(clips) < len(corpus) else f"{len(corpus)} clips"
     columns = min(columns, len(clips))
     rows, step = -(-len(clips) // columns), (TEXT + TILE + 8, TILE + 8)
     page = np.full((24 + rows * step[0], columns * step[1], 3), 255, dtype=np.uint8)
     figure = Figure(figsize=(page.shape[1] / 100, page.shape[0] / 100), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.text(4, 12, title, fontsize=9, va="center", parse_math=False)
+    ax.text(4, 12, f"{corpus.name}: {shown}, {len(corpus.classes)} classes", fontsize=9, va="center", parse_math=False)
+    order = np.unique(corpus.labels).tolist()
     for place, clip in enumerate(clips):
         top, left = 24 + place // columns * step[0], place % columns * step[1]
         video, label = corpus.videos[clip], corpus.labels[clip]
-        page[top : top + step[0], left : left + step[1]] = 255 if np.unique(corpus.labels).searchsorted(label) % 2 else 222
+        page[top : top + step[0], left : left + step[1]] = 255 if order.index(label) % 2 else 222
         if strange[clip]:
             page[top + TEXT - 3 : top + TEXT + TILE + 3, left + 1 : left + TILE + 7] = (220, 0, 0)
         frames = corpus.frames(clip)
         picture = frames[len(frames) // 2].transpose(1, 2, 0).repeat(1 if corpus.color else 3, axis=2)
         page[top + TEXT : top + TEXT + TILE, left + 4 : left + 4 + TILE] = cv2.resize(picture, (TILE, TILE))
-        lines = (corpus.classes[label], 15, 8, "bold"), (video.actor or "", 20, 6.5, "normal"), (video.path.stem, 20, 6.5, "normal")
-        for line, (text, most, size, weight) in enumerate(lines):
+        for line, text in enumerate((corpus.classes[label], video.actor or "", video.path.stem)):
+            most, size, weight = (20, 6.5, "normal") if line else (15, 8, "bold")
             text = text if len(text) <= most else f"{text[: most - 9]}...{text[-6:]}"
             ax.text(left + 4, top + 10 + 12 * line, text, fontsize=size, weight=weight, va="center", parse_math=False)
     ax.imshow(page, interpolation="none", aspect="auto", extent=(0, page.shape[1], page.shape[0], 0))

@@ -479,8 +479,8 @@ def has_motion(folder: str | Path) -> bool:
     """Whether the manifest.csv of `folder` names BVH files (.bvh, in any letter case); without one, whether most files are BVH."""
     if (Path(folder) / "manifest.csv").exists():
         return any(path.lower().endswith(".bvh") for path in read_manifest(Path(folder))[0])
-    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-    return 0 < len(paths) <= 2 * sum(path.suffix.lower() == ".bvh" for path in paths)
+    names = [name for _, _, names in os.walk(folder) for name in names]
+    return 0 < len(names) <= 2 * sum(name.lower().endswith(".bvh") for name in names)
 
 # %% ../notebooks/01b_motion_capture.ipynb #cf4f57a8
 def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:

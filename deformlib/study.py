@@ -309,9 +309,9 @@ class Study:
         if clean == "by_clip" and {"clean", "by_actor"} & set(self.splits) and processes().is_main_process:
             missing = f"{actors.count(None)} of {len(actors)} clips have no actor"
             print(
-                f"WARNING: {corpus.name}: {missing if None in actors else 'all clips have one actor'}, so this study is split by "
-                "clip, not by actor: people are on both sides, and nothing is said of strangers. To split by actor, fill the "
-                "actor column of manifest.csv for every clip, with two actors or more."
+                f"WARNING: {corpus.name}: {missing if None in actors else 'all clips have one actor'}, so this study is "
+                "split by clip, not by actor: people are on both sides, and nothing is said of strangers. To split by actor, "
+                "fill the actor column of manifest.csv for every clip, with two actors or more."
             )
         splits = dict.fromkeys(clean if split in ("clean", "by_actor") else split for split in self.splits)  # each once
         seeds = range(self.seeds) if seeds is None else seeds

@@ -338,7 +338,7 @@ def held(path: Path) -> Iterator[None]:
     """Hold the operating system's lock on a file, which ends with the process; InUseError if another process has it.
 
     On a network drive the lock holds between machines if the drive passes locks on: NFS does, from version 4. On a drive
-    without locks one process goes on with a warning, and TrainingError ends a process that another has started to share work.
+    without locks a single process goes on with a warning; one that was started to share work ends in TrainingError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -360,14 +360,14 @@ def held(path: Path) -> Iterator[None]:
                 raise
             if multiprocessing.parent_process():
                 raise TrainingError(
-                    f"{path.parent}: this drive has no file locks ({error.strerror}), so processes cannot share the runs: "
-                    "take one worker, or a results folder on another drive."
+                    f"{path.parent}: this drive has no file locks ({error.strerror}), so processes cannot share the "
+                    "runs: take one worker, or a results folder on another drive."
                 ) from error
             if (drive := os.stat(path).st_dev) not in _WITHOUT_LOCKS:
                 _WITHOUT_LOCKS.add(drive)
                 tqdm.write(
-                    f"WARNING: {path.parent}: this drive has no file locks ({error.strerror}); going on without them, so start "
-                    "no second run there, or choose a results folder on another drive."
+                    f"WARNING: {path.parent}: this drive has no file locks ({error.strerror}); going on without them, "
+                    "so start no second run there, or choose a results folder on another drive."
                 )
         yield
 

@@ -299,7 +299,7 @@ def names(rng: random.Random, place: Path) -> tuple[Path, Use]:
         odd.write_bytes(videos()[".avi"])
     elif how == "long":
         odd = folder / f"{'n' * 251}.avi"
-        odd.write_bytes(break_bytes(rng, videos()[".avi"]))
+        odd.write_bytes(break_bytes(rng, videos()[".avi"]) + b"0")  # never the same contents
     else:
         (place / "out.avi").write_bytes(videos()[".mov"])
         odd.symlink_to(place / "out.avi")
@@ -363,10 +363,13 @@ def manifest(rng: random.Random, place: Path) -> tuple[Path, Use]:
     rows = ["0.avi,joy,Ann", "1.avi,anger,Bob", "2.avi,joy,Cid", "link.avi,joy,Ann", "in/up/out.avi,joy,Ann", "../out.avi,joy,Bob", f"{place}/out.avi,joy,Bob", "in,joy,Ann", "in/../1.avi,joy,Ann", "/dev/stdin,joy,Ann", f"{'y' * 3000}.avi,joy,Ann"]
     text = "\n".join(["path,label,actor", *rng.sample(rows, rng.randint(1, len(rows)))]) + "\n"
     path = folder / "manifest.csv"
-    path.write_bytes(break_text(rng, text) if rng.random() < 0.8 else text.encode())
+    text = text.replace(",", rng.choice((",", ";", "\t", " | "))).replace("\n", rng.choice(("\n", "\r\n", "\r", "\n\n")))
+    text = rng.choice(("", "", "\n", "sep=;\n", 'sep="\n', "\ufeff", ";;;\n")) + text
+    text = text.replace("label", rng.choice(("label", "Emotion ", "class", "mood"))).replace("actor", rng.choice(("actor", "Subject", "person,who", "")))
+    path.write_bytes(break_text(rng, text) if rng.random() < 0.6 else text.encode(rng.choice(("utf-8", "utf-16", "utf-16-le"))))
 
     def use() -> str:
-        labels, _ = read_manifest(folder)
+        labels, *_ = read_manifest(folder)
         for name in labels:
             assert (folder / name).resolve().is_relative_to(folder.resolve()), f"{name} was let out"
         return "left out" if Corpus(folder, 16, cache=place / "cache").rejected else "read"

@@ -158,7 +158,7 @@ def test_a_manifest_cannot_reach_out_of_its_folder(tmp_path: Path):
     (folder / "manifest.csv").write_text("path,label\n" + "".join(f"{name},joy\n" for name in names))
     (tmp_path / "door").symlink_to(folder)
     for place in (folder, tmp_path / "door"):
-        labels, left_out = read_manifest(place)
+        labels, left_out, _ = read_manifest(place)
         assert list(labels) == ["a.avi", "inside.avi"]
         assert len(left_out) == 5 and all("leaves the corpus folder" in reason or "second line" in reason for _, reason in left_out)
 
@@ -304,6 +304,21 @@ def test_a_folder_that_may_only_be_read(somebody: Path, capsys):
     folder.chmod(0o777)
 
 
+def test_folders_that_cannot_be_opened_are_named(somebody: Path):
+    """Neither listed nor entered, or listed only: the rest is read."""
+    folder = somebody / "films"
+    for name in ("joy", "anger", "sad"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "a.avi").write_bytes(fuzz.videos()[".avi" if name == "joy" else ".mkv"])
+    (folder / "anger").chmod(0)
+    (folder / "sad").chmod(0o444)
+    corpus = Corpus(folder, 16, cache=somebody / "cache")
+    reason = "cannot be opened (Permission denied): check its permissions"
+    assert corpus.rejected == (("anger", reason), ("sad", reason)) and corpus.classes == ("joy",)
+    for name in ("anger", "sad"):
+        (folder / name).chmod(0o777)
+
+
 # Nothing in a file can run
 
 
@@ -329,7 +344,7 @@ def test_a_pickle_in_the_cache_is_thrown_away(tmp_path: Path):
     (tmp_path / "joy").mkdir()
     (tmp_path / "joy" / "a.avi").write_bytes(fuzz.videos()[".avi"])
     first = Corpus(tmp_path, 16, cache=tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
+    (file,) = (tmp_path / "cache").glob("*.npy")
     np.save(file, np.array([{"a": 1}] * 12, dtype=object))  # as a pickle
     again = Corpus(tmp_path, 16, cache=tmp_path / "cache")
     assert again.videos == first.videos and again.frames(0).dtype == np.uint8

@@ -279,7 +279,7 @@ def tasks(tmp_path_factory) -> Path:
 
 
 def test_the_same_films_are_labelled_once_by_word_and_once_by_style(tasks: Path):
-    (words, _), (styles, _) = (read_manifest(tasks / name) for name in ("words", "styles"))
+    (words, *_), (styles, *_) = (read_manifest(tasks / name) for name in ("words", "styles"))
     assert set(words) == set(styles) and len(words) == 4
     for name in words:
         assert name.split("_")[1:3] == [words[name][0], styles[name][0]] and words[name][1] == styles[name][1] == "a01"

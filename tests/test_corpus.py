@@ -114,7 +114,7 @@ def test_everything_left_out_is_named(folder, cache, capsys):
     reasons = dict(corpus.rejected)
     said = capsys.readouterr().out
     for name, part in {
-        "00.avi": "is damaged, or no video",
+        "00.avi": "is empty",
         "04.avi": "same contents as 02.avi",
         "06.avi": "second line for it, with label 'joy'",
         os.path.join("..", "out.avi"): "leaves the corpus folder",
@@ -155,7 +155,7 @@ def test_empty_missing_and_unlabelled_folders(tmp_path, cache):
     with pytest.raises(CorpusError, match=r"manifest\.csv.*a\.avi"):
         Corpus(tmp_path / "unlabelled", cache=cache)
     (tmp_path / "no video").mkdir()
-    (tmp_path / "no video" / "a.txt").touch()
+    (tmp_path / "no video" / "a.txt").write_text("a note")
     (tmp_path / "no video" / "manifest.csv").write_text("path,label\na.txt,joy\n")
     with pytest.raises(CorpusError, match="no video by its ending") as caught:
         Corpus(tmp_path / "no video", cache=cache)
@@ -408,7 +408,7 @@ def test_the_class_folder_is_found_and_said(tmp_path, cache, capsys, names):
     ("names", "part"),
     [
         (("train/joy/a.avi", "joy/b.avi"), "parts of a split .train. lie beside others .joy."),
-        (("train/a.avi", "test/b.avi"), "parts of a split .test, train., with no class folders"),
+        (("train/a.avi", "test/b.avi"), "parts of a split .test, train. have no class folders"),
         (("Ann/joy/a.avi", "Ann/anger/b.avi", "Bob/joy/c.avi"), "the same folders .joy. lie in several others .Ann, Bob."),
         (("train/joy/Ann/a.avi", "train/joy/Bob/b.avi", "test/anger/Ann/c.avi"), "the same folders .Ann. lie in several"),
     ],
@@ -433,7 +433,9 @@ def test_every_file_is_a_clip_or_has_a_reason(tmp_path, cache):
         "joy/clip": r"no video by its ending (none)",
         "anger/walk.bvh": "motion capture",
         "more.zip": "an archive",
-        "labels.csv": "manifest.csv only",
+        "labels.csv": "must be called manifest.csv",
+        "joy/manifest.csv": "lie on top",
+        "Manifest.CSV": "must be called manifest.csv",
         "deep/er/y.xyz": "no video by its ending .xyz",
         ".half.avi": "hidden",
     }
@@ -584,7 +586,7 @@ def test_a_description_says_what_is_there(folder, cache):
     for part in (
         "videos: 12 clips of 3 classes, labels from manifest.csv: anger 4, joy 4, walk 4",
         "4 actors: p0 3, p1 3, p2 3, p3 3",
-        "4 to 6 frames, 0.2 to 0.2 s",
+        "4 to 6 frames, 0.2 s",
         "12 of 64x48 ",
         ", 25 frames a second",
         "sampled by frame number: 12, by time: 0",
@@ -598,3 +600,12 @@ def test_splits_that_are_not_possible_have_a_reason(tmp_path, cache):
     corpus = Corpus(lay_out(tmp_path / "c", "joy/a.avi", "anger/b.avi"), size=16, cache=cache)
     reasons = possible_splits(corpus)
     assert reasons["by_copy"] is None and "no actor" in reasons["by_actor"] and "no class with two clips" in reasons["by_clip"]
+
+
+def test_a_corpus_from_which_nothing_is_learned_says_so(tmp_path, cache, capsys):
+    """One class alone, or a class whose clips are all gone."""
+    folder = lay_out(tmp_path / "c", "joy/a.avi", "joy/b.avi", "anger/c.avi")
+    (folder / "anger" / "c.avi").write_bytes(b"")
+    corpus = Corpus(folder, size=16, cache=cache)
+    said = capsys.readouterr().out
+    assert corpus.classes == ("anger", "joy") and "1 classes without a clip: anger" in said and "all clips are of one class" in said

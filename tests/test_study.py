@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from test_mocap import MOVES, PERSON, bvh_text
 
 from deformlib import __main__, study
