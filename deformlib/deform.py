@@ -6,9 +6,11 @@ convolution predicts."""
 # %% auto #0
 __all__ = ['Pair', 'AUTOCAST', 'nearest', 'bilinear', 'pair', 'output_size', 'check_arguments', 'deform_conv2d_loops',
            'tap_positions', 'neighbours', 'products', 'read', 'owed', 'Look', 'kernel_matrices', 'look_together',
-           'LookAlone', 'look_alone', 'deform_conv2d', 'per_filter_deform_conv2d', 'DeformConv2d', 'parameter_groups']
+           'LookAlone', 'look_alone', 'deform_conv2d', 'per_filter_deform_conv2d', 'DeformConv2d', 'with_torchvision',
+           'parameter_groups']
 
 # %% ../notebooks/06_deformable_convolution.ipynb #5079d4e5
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torchvision import ops
 
 # %% ../notebooks/06_deformable_convolution.ipynb #10dc5a66
 def nearest(position: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
@@ -30,12 +33,16 @@ def nearest(position: Tensor, first: float, last: float) -> tuple[Tensor, Tensor
 def bilinear(image: Tensor, y: Tensor, x: Tensor, border: str = "zero") -> Tensor:
     """Read one map [H, W] at a fractional place (y, x) in pixels: four pixels by their nearness.
 
-    Outside the map it reads zeros (border "zero"), or the nearest place on it ("clamp").
+    Outside the map it reads zeros (border "zero"), or the nearest place on it ("clamp"). Not a number reads as that.
     """
     height, width = image.shape
+    if y.isnan() or x.isnan():
+        return y * x
     if border == "clamp":
         (y, _), (x, _) = nearest(y, 0, height - 1), nearest(x, 0, width - 1)
         image = F.pad(image[None], (0, 1, 0, 1), mode="replicate")[0]
+    elif not (-1 <= y < height and -1 <= x < width):
+        return image.new_zeros(())
     top, left = int(torch.floor(y)), int(torch.floor(x))
     rows, columns = ((top, top + 1 - y), (top + 1, y - top)), ((left, left + 1 - x), (left + 1, x - left))
     value = image.new_zeros(())
@@ -155,21 +162,24 @@ def tap_positions(offset: Tensor, kernel_size: Pair, stride: Pair = 1, padding: 
 
 # %% ../notebooks/06_deformable_convolution.ipynb #4629fc01
 def neighbours(position: Tensor, length: int, border: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixel before each position and the pixel after it, along one axis: numbers, shares, and slopes of the shares.
+    """The pixel before each position and the pixel after it, along one axis: numbers, shares, and which of them count.
 
     position: any shape, in pixels. length: pixels of the axis. Returns three tensors of one more axis, [2, ...]. Numbers
     (int32) are always those of real pixels: a pixel that does not exist has share 0 (border "zero"), or positions outside
-    are first moved to the nearest end ("clamp").
+    are first moved to the nearest end ("clamp"). What counts, 1 and not 0, has a slope: -1 for the pixel before, else 1.
     """
     if border == "clamp":
         position, inside = nearest(position, 0, length - 1)
+    else:
+        position = position.clamp(-2, length + 1)  # infinity too; farther out there is nothing else
     low = position.detach().floor().nan_to_num()
     pixel = torch.stack([low, low + 1])
     number = pixel.clamp(0, length - 1)
     share = torch.stack([low + 1 - position, position - low])
-    counts = (number == pixel if border == "zero" else inside.expand(pixel.shape)).to(share.dtype)
-    slope = torch.stack([-counts[0], counts[1]])
-    return number.int(), share * counts if border == "zero" else share, slope
+    if border == "clamp":
+        return number.int(), share, inside.to(share.dtype).expand(share.shape)
+    counts = 1 - (pixel - number).abs().clamp(max=1)  # whole numbers: quicker than to compare
+    return number.int(), share * counts, counts
 
 
 def products(by_y: Tensor, by_x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -201,15 +211,19 @@ class Look(torch.autograd.Function):
     places: y, x and perhaps a mask of every tap, [2 or 3, groups, B, N, T]. start: int32 [groups, B, 1, T], the row of pixel
     (0, 0) for a tap. layout: rows from one pixel to the next, (height, width), border. Returns the readings times the mask,
     summed over T: [groups, B, N, numbers]; with weight [groups, T * numbers, filters] mixed instead: [groups, B, N, filters].
-    Only the arguments are kept for the gradient, which is made of operations that have a gradient themselves.
+    Taps outside the map read the line of zeros below it. Only the arguments are kept for the gradient, which is made of
+    operations that have a gradient themselves, and that torch.vmap can batch.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, table: Tensor, weight: Tensor | None, places: Tensor, start: Tensor, layout: tuple
-    ) -> Tensor:
-        ctx.save_for_backward(table, weight, places, start)
-        ctx.layout = layout
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.layout = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def forward(table: Tensor, weight: Tensor | None, places: Tensor, start: Tensor, layout: tuple) -> Tensor:
         mask, row, (share_y, _), (share_x, _) = Look.corners(places, start, layout)
         looks = read(table, *Look.bags(weight, row, products(share_y, share_x, mask)))
         if weight is None:
@@ -219,29 +233,33 @@ class Look(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weight, places, start = ctx.saved_tensors
-        mask, row, (share_y, slope_y), (share_x, slope_x) = Look.corners(places, start, ctx.layout)
+        mask, row, (share_y, counts_y), (share_x, counts_x) = Look.corners(places, start, ctx.layout)
+        slope_y, slope_x = (torch.stack([-before, after]) for before, after in (counts_y, counts_x))
         bags = Look.bags(weight, row, products(share_y, share_x, mask))
         owes = grad if weight is None else grad.flatten(1, 2) @ weight.mT  # to a reader, or to its columns
-        owes = owes.reshape(len(bags[0]), table.shape[1])
+        owes = owes.reshape(bags[0].shape[0], table.shape[1])
 
         def change(by_y: Tensor, by_x: Tensor, mask: Tensor | None) -> Tensor:
             numbers = read(table, row.flatten(0, 3), products(by_y, by_x, mask).flatten(0, 3))  # tap by tap
             taps = places.shape[4] if weight is None else 1
-            return numbers.unflatten(0, (len(owes), taps)).mul_(owes.unsqueeze(1)).sum(2).view(places.shape[1:])
+            return numbers.unflatten(0, (owes.shape[0], taps)).mul_(owes.unsqueeze(1)).sum(2).view(places.shape[1:])
 
         changes = [change(slope_y, share_x, mask), change(share_y, slope_x, mask)]
         changes += [] if mask is None else [change(share_y, share_x, None)]
-        grad_table, owes, grad_weight = owed(owes, *bags, len(table)), None, None  # the columns need the room
+        grad_table, owes, grad_weight = owed(owes, *bags, table.shape[0]), None, None  # the columns need the room
         if weight is not None:
             grad_weight = read(table, *bags).view(len(weight), -1, weight.shape[1]).mT @ grad.flatten(1, 2)
         return grad_table, grad_weight, torch.stack(changes), None, None
 
     @staticmethod
     def corners(places: Tensor, start: Tensor, layout: tuple) -> tuple[Tensor | None, Tensor, list, list]:
-        """The mask; rows of the four pixels around every place, [..., 4]; shares and slopes along y; the same along x."""
+        """The mask; rows of the four pixels around every place, [..., 4]; shares and what counts along y; the same along x."""
         (y, x, mask), (step, size, border) = (*places, None)[:3], layout
         line, *along_y = neighbours(y, size[0], border)
         column, *along_x = neighbours(x, size[1], border)
+        if border == "zero":
+            outside = 1 - torch.maximum(*along_y[1]) * torch.maximum(*along_x[1])
+            line = (line + (outside * size[0]).int()).clamp(max=size[0])
         row = (line * (size[1] * step) + start).unsqueeze(1) + column * step
         return mask, row.flatten(0, 1).movedim(0, -1).contiguous(), along_y, along_x
 
@@ -272,18 +290,19 @@ def look_together(
     tap, for G fields. matrices: those of `kernel_matrices`. Returns [B, F, all h * w].
     """
     taps, each = places[0].shape[2], bundles // groups
-    maps = images.flatten(2).unflatten(1, (bundles, -1)).mT  # [B, bundles, pixels, channels]
-    maps = maps @ matrices if mix else maps.contiguous()  # mixed: filters for tap 0, then for tap 1, ...
-    step = taps if mix else 1  # rows from one pixel to the next
+    maps, (height, width) = images.flatten(2).unflatten(1, (bundles, -1)).mT, map(int, images.shape[2:])
+    maps = maps @ matrices if mix else maps  # mixed: filters for tap 0, then for tap 1, ...
+    maps = torch.cat([maps, maps.new_zeros(*maps.shape[:2], width, maps.shape[3])], 2).contiguous()  # and a line of zeros
+    step = int(taps) if mix else 1  # rows from one pixel to the next
     table = maps.view(-1, maps.shape[3] // step)
-    start = torch.arange(len(images) * bundles, device=images.device, dtype=torch.int32) * (maps.shape[2] * step)
+    start = torch.arange(images.shape[0] * bundles, device=images.device, dtype=torch.int32) * (maps.shape[2] * step)
     tap = torch.arange(taps, device=images.device, dtype=torch.int32) % step
-    start = (start.view(-1, groups, 1, each, 1).transpose(0, 1) + tap).flatten(3)
+    start = (start.view(images.shape[0], groups, 1, each, 1).transpose(0, 1) + tap).flatten(3)
     lines = []
     for block in places:
         block = block.repeat_interleave(bundles // block.shape[1], 1).unflatten(1, (groups, each))
         block = block.permute(4, 1, 0, 5, 6, 2, 3).flatten(5).flatten(3, 4)  # [2 or 3, groups, B, h * w, taps]
-        looks = Look.apply(table, None if mix else matrices, block, start, (step, images.shape[2:], border))
+        looks = Look.apply(table, None if mix else matrices, block, start, (step, (height, width), border))
         lines.append(looks.permute(1, 0, 3, 2).flatten(1, 2))
     return torch.cat(lines, 2)
 
@@ -294,9 +313,14 @@ class LookAlone(torch.autograd.Function):
     maps: [M, H + 4, W + 4], with a rim of two equal pixels on each side, to which places farther out are brought: slope 0.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: FunctionCtx, maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(maps, y, x)
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def forward(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
         _, ((top_left, top_right), (low_left, low_right)), part_y, part_x = LookAlone.corners(maps, y, x)
         top, low = torch.lerp(top_left, top_right, part_x), torch.lerp(low_left, low_right, part_x)
         return torch.lerp(top, low, part_y)
@@ -379,11 +403,15 @@ def deform_conv2d(
         width = (filters // groups if mix else members) * weight.element_size()  # bytes that a tap reads
         block = 2**13 if width <= 256 else 2**20 // width
     block = block if device == "cpu" else 2**18  # taps to be worked on at a time, so that they fit into near memory
-    fit = math.ceil(block / (fields * math.prod(kernel) * line))  # lines of output that make a block
-    images = math.ceil(fit / lines)
-    masks = repeat(None) if mask is None else mask.unflatten(1, (fields, -1, 1)).split(images)
+    mask = None if mask is None else mask.unflatten(1, (fields, -1, 1))
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        fit, blocks = lines, [(input, offset, mask)]  # all at once: a graph for batches of any size
+    else:
+        fit = math.ceil(block / (fields * math.prod(kernel) * line))  # lines of output that make a block
+        images = math.ceil(fit / lines)
+        blocks = zip(input.split(images), offset.split(images), repeat(None) if mask is None else mask.split(images))
     output = []
-    for some, shift, factor in zip(input.split(images), offset.split(images), masks):
+    for some, shift, factor in blocks:
         places = tap_positions(shift, kernel, *place)
         places = places if factor is None else torch.cat([places, factor], 3)
         output.append(look(some, places.split(fit, 4), border=border))
@@ -414,8 +442,9 @@ class DeformConv2d(nn.Module):
 
     The branch is an ordinary convolution that starts at zero, so the layer starts as nn.Conv2d (half of it if modulated).
     modulated: a mask beside the offsets, sigmoid of one more channel a tap (Zhu et al. 2018). per_filter: one offset field per
-    output filter (released code of the paper) instead of one per offset group, which excludes groups (ValueError).
-    Input [B, C, H, W], output [B, F, H', W'].
+    output filter (released code of the paper) instead of one per offset group, which excludes groups. padding: pixels, or
+    "valid" (none) or "same" (stride 1; an odd pixel goes below and right), as in nn.Conv2d. Input [B, C, H, W], output
+    [B, F, H', W']. ValueError for numbers that do not fit. The operator is an attribute: see `with_torchvision`.
     """
 
     def __init__(
@@ -424,7 +453,7 @@ class DeformConv2d(nn.Module):
         out_channels: int,
         kernel_size: Pair,
         stride: Pair = 1,
-        padding: Pair = 0,
+        padding: Pair | str = 0,
         dilation: Pair = 1,
         groups: int = 1,
         offset_groups: int = 1,
@@ -438,7 +467,18 @@ class DeformConv2d(nn.Module):
         place = {"stride": stride, "padding": padding, "dilation": dilation}
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, bias=bias, **place)
         self.weight, self.bias = conv.weight, conv.bias
-        self.place, self.modulated, self.per_filter = place, modulated, per_filter
+        self.modulated, self.per_filter, self.rest = modulated, per_filter, (0, 0)
+        if isinstance(padding, str):
+            around = [wide * (taps - 1) * (padding == "same") for wide, taps in zip(conv.dilation, conv.kernel_size)]
+            padding, self.rest = tuple(pixels // 2 for pixels in around), tuple(pixels % 2 for pixels in around)
+        self.place = place | {"padding": padding}
+        sizes = [pair(size) for size in (conv.kernel_size, stride, dilation, padding)]
+        if any(len(size) != 2 for size in sizes) or min(map(min, sizes[:3])) < 1 or min(sizes[3]) < 0:
+            numbers = f"kernel_size {kernel_size}, stride {stride}, dilation {dilation} and padding {padding}"
+            raise ValueError(f"{numbers}: expected 1 or more, padding 0 or more, one number or two each")
+        if offset_groups < 1 or in_channels % offset_groups:
+            raise ValueError(f"offset_groups is {offset_groups}: expected a number that divides {in_channels} channels")
+        self.operator = per_filter_deform_conv2d if per_filter else deform_conv2d
         fields = conv.kernel_size[0] * conv.kernel_size[1] * (out_channels if per_filter else offset_groups)
         self.offset_branch = nn.Conv2d(in_channels, (3 if modulated else 2) * fields, kernel_size, **place)
         nn.init.zeros_(self.offset_branch.weight)
@@ -454,8 +494,23 @@ class DeformConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         offset, mask = self.fields(x)
-        operator = per_filter_deform_conv2d if self.per_filter else deform_conv2d
-        return operator(x, offset, self.weight, self.bias, mask=mask, **self.place)
+        x = F.pad(x, (0, self.rest[1], 0, self.rest[0])) if any(self.rest) else x
+        return self.operator(x, offset, self.weight, self.bias, mask=mask, **self.place)
+
+
+def with_torchvision(module: nn.Module) -> nn.Module:
+    """A copy of `module` whose deformable layers call torchvision's operator, with the same weights: for export to ONNX.
+
+    torch.onnx.export then writes one node DeformConv for each (opset 19 or later). Such a copy has no second gradient and,
+    on a CPU, no bfloat16. ValueError for a layer with `per_filter`, which torchvision does not know.
+    """
+    twin = copy.deepcopy(module)
+    for name, layer in twin.named_modules():
+        if isinstance(layer, DeformConv2d):
+            if layer.per_filter:
+                raise ValueError(f"{name or 'the layer'}: torchvision has no field for every filter; export it as it is")
+            layer.operator = ops.deform_conv2d
+    return twin
 
 # %% ../notebooks/06_deformable_convolution.ipynb #bc105f51
 def parameter_groups(module: nn.Module, lr: float, offset_scale: float = 0.1) -> list[dict]:

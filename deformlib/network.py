@@ -229,7 +229,7 @@ class VideoNet(nn.Module):
         for layer, norm in zip(self.recurrent, self.norms):
             x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)  # (B, F, T/2, H/4, W/4)
         x = self.conv2d(x.transpose(1, 2).flatten(0, 1))  # (B T/2, F, H/32, W/32)
-        logits = self.linear(x.mean((2, 3)).unflatten(0, (len(clips), -1)).mean(1))
+        logits = self.linear(x.mean((2, 3)).unflatten(0, (clips.shape[0], -1)).mean(1))
         return logits.softmax(1) if "double_softmax" in self.config.defects else logits
 
     def offset_fields(self, clips: torch.Tensor) -> list[torch.Tensor]:
