@@ -367,10 +367,15 @@ def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
 def from_released(arrays: Mapping[str, np.ndarray], config: NetworkConfig = PRESETS["released"]) -> VideoNet:
     """The network of `config` with the authors' weights, set to predict; names and layouts as in released_variables.
 
-    The released code trains no deformable layer: for its weights give the config deform_steps=select_steps("none", 16).
-    Raises NetworkError for an array that is missing, belongs to no stage or has another shape.
+    Keras's own names inputBias, forgetBias and outputBias do as well for bi, bf and bo. The released code trains no
+    deformable layer: for its weights give the config deform_steps=select_steps("none", 16).
+    Raises NetworkError for an array that is missing, given twice, belongs to no stage or has another shape.
     """
-    net = VideoNet(config)
+    net, given, keras = VideoNet(config), arrays, {"inputBias": "bi", "forgetBias": "bf", "outputBias": "bo"}
+    paths = {name: name.rpartition("/") for name in given}
+    arrays = {stage + slash + keras.get(last, last): given[name] for name, (stage, slash, last) in paths.items()}
+    if len(arrays) < len(given):
+        raise NetworkError("A bias is given twice, as bi and inputBias or the like: give one of the two.")
     views = released_variables(net)
     for name in sorted(views.keys() | arrays.keys()):
         shape, wanted = (list(held[name].shape) if name in held else "nothing" for held in (arrays, views))
