@@ -362,7 +362,7 @@ def test_a_not_a_number_offset_stays_visible(order, border, other):
         assert 0 < got[0, :, 2, 1].isnan().sum() == got.isnan().sum()
 
 
-FAR = (0.3, -1.0, -1.5, 3.5, 4.0, -100.0, 100.0, 1e30, -1e38, math.inf, -math.inf)
+FAR = (0.3, -1.0, -1.5, 3.5, 4.0, 1e30, -1e38, math.inf, -math.inf)
 
 
 @pytest.mark.parametrize("filters", [1, 4], ids=["mix first", "look first"])
@@ -668,7 +668,7 @@ def test_traced_and_exported_layers_take_any_batch(options, size):
 @torch.no_grad()
 def test_onnx_has_one_node_for_a_layer(tmp_path):
     net = nn.Sequential(moving({"out_channels": 4}), nn.ReLU(), moving({"out_channels": 3, "modulated": True}))
-    twin, x = with_torchvision(net), torch.randn(5, 4, 9, 7)
+    twin, x = with_torchvision(net.eval()), torch.randn(5, 4, 9, 7)
     assert torch.allclose(twin(x), net(x), atol=1e-5) and net[0].operator is deform_conv2d
     free = ({0: Dim("batch")},)
     torch.onnx.export(twin, (x[:2],), tmp_path / "net.onnx", dynamic_shapes=free, opset_version=19, verbose=False)
