@@ -128,7 +128,7 @@ def hog_klt(clip: np.ndarray) -> np.ndarray:
             row[:] = (*orientations(difference, ends).mean(0), *shifts)
     return np.concatenate([rows.mean(0), rows.std(0)])[None]
 
-
+# %% ../notebooks/12_older_methods.ipynb #ebc49540
 def with_hog(feature: Callable) -> Callable:
     """The same feature; StudyError, which says what to install, when it is used with an OpenCV that has no HOG."""
 
@@ -142,7 +142,7 @@ def with_hog(feature: Callable) -> Callable:
     return asked
 
 
-hog_klt = with_hog(hog_klt)
+hog_klt = with_hog(hog_klt)  # no decorator: the records know a feature by the hash of its source
 
 # %% ../notebooks/12_older_methods.ipynb #cc2c6abe
 def mean_frame(clip: np.ndarray) -> np.ndarray:

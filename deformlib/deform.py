@@ -7,7 +7,7 @@ convolution predicts."""
 __all__ = ['Pair', 'AUTOCAST', 'nearest', 'bilinear', 'pair', 'output_size', 'ArgumentError', 'check_arguments',
            'deform_conv2d_loops', 'tap_positions', 'neighbours', 'products', 'read', 'owed', 'Look', 'kernel_matrices',
            'look_together', 'LookAlone', 'look_alone', 'deform_conv2d', 'per_filter_deform_conv2d', 'DeformConv2d',
-           'with_torchvision', 'parameter_groups']
+           'parameter_groups', 'with_torchvision']
 
 # %% ../notebooks/06_deformable_convolution.ipynb #5079d4e5
 import copy
@@ -223,6 +223,7 @@ class Look(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        """Keep the arguments for the gradient."""
         *tensors, ctx.layout = inputs
         ctx.save_for_backward(*tensors)
 
@@ -321,6 +322,7 @@ class LookAlone(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        """Keep the arguments for the gradient."""
         ctx.save_for_backward(*inputs)
 
     @staticmethod
@@ -503,7 +505,18 @@ class DeformConv2d(nn.Module):
         x = F.pad(x, (0, self.rest[1], 0, self.rest[0])) if any(self.rest) else x
         return self.operator(x, offset, self.weight, self.bias, mask=mask, **self.place)
 
+# %% ../notebooks/06_deformable_convolution.ipynb #bc105f51
+def parameter_groups(module: nn.Module, lr: float, offset_scale: float = 0.1) -> list[dict]:
+    """Parameter groups for an optimiser: all at `lr`, but offset branches at `lr * offset_scale` (Zhu et al. 2018: 0.1)."""
+    slow = {id(p) for m in module.modules() if isinstance(m, DeformConv2d) for p in m.offset_branch.parameters()}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) not in slow], "lr": lr},
+        {"params": [p for p in parameters if id(p) in slow], "lr": lr * offset_scale},
+    ]
+    return [group for group in groups if group["params"]]
 
+# %% ../notebooks/06_deformable_convolution.ipynb #1fcbc493
 def with_torchvision(module: nn.Module) -> nn.Module:
     """A copy of `module` whose deformable layers call torchvision's operator, with the same weights: for export to ONNX.
 
@@ -517,14 +530,3 @@ def with_torchvision(module: nn.Module) -> nn.Module:
                 raise ValueError(f"{name or 'the layer'}: torchvision has no field for every filter; export it as it is")
             layer.operator = ops.deform_conv2d
     return twin
-
-# %% ../notebooks/06_deformable_convolution.ipynb #bc105f51
-def parameter_groups(module: nn.Module, lr: float, offset_scale: float = 0.1) -> list[dict]:
-    """Parameter groups for an optimiser: all at `lr`, but offset branches at `lr * offset_scale` (Zhu et al. 2018: 0.1)."""
-    slow = {id(p) for m in module.modules() if isinstance(m, DeformConv2d) for p in m.offset_branch.parameters()}
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if id(p) not in slow], "lr": lr},
-        {"params": [p for p in parameters if id(p) in slow], "lr": lr * offset_scale},
-    ]
-    return [group for group in groups if group["params"]]
