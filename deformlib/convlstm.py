@@ -9,7 +9,7 @@ __all__ = ['StepBranch', 'released_border', 'mixed_gates', 'ConvLSTM']
 import torch
 from torch import Tensor, nn
 
-from .deform import DeformConv2d, deform_conv2d, per_filter_deform_conv2d, tap_positions
+from .deform import AUTOCAST, DeformConv2d, tap_positions
 
 # %% ../notebooks/08_convlstm.ipynb #2ae9e2b6
 class StepBranch(nn.Conv2d):
@@ -30,14 +30,15 @@ class StepBranch(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         """Offset channels, and after them mask channels if there are any: [steps * B, O, H, W]."""
         if self.apart:
-            parts = zip(*(tensor.chunk(self.steps) for tensor in (images, self.weight, self.bias)), strict=True)
+            parts = zip(*(t.unflatten(0, (self.steps, -1)).unbind() for t in (images, self.weight, self.bias)), strict=True)
             fields = torch.cat([nn.functional.conv2d(x, *branch, padding=self.padding) for x, *branch in parts])
         else:
             fields = super().forward(images)
         if self.gate is None:
             return fields
-        factor = torch.sigmoid(self.gate).repeat_interleave(len(images) // self.steps).view(-1, 1, 1, 1)
-        return torch.cat([fields[:, : self.offsets] * factor, fields[:, self.offsets :]], 1)
+        factor = torch.sigmoid(self.gate).view(-1, 1, 1, 1, 1)
+        offsets = (fields[:, : self.offsets].unflatten(0, (self.steps, -1)) * factor).flatten(0, 1)
+        return torch.cat([offsets, fields[:, self.offsets :]], 1)
 
 # %% ../notebooks/08_convlstm.ipynb #fb304211
 def released_border(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,7 @@ def released_border(offset: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     taps, size = kernel_size**2, offset.shape[2:]
     grid = tap_positions(offset.new_zeros(1, 2 * taps, *size), kernel_size, padding=kernel_size // 2)
     grid = grid.transpose(1, 2)  # (1, K, 1, 2, H, W)
-    last = grid.new_tensor(size).view(2, 1, 1) - 1
+    last = grid.new_tensor([int(length) for length in size]).view(2, 1, 1) - 1
     inside = ((grid >= 0) & (grid <= last)).all(3, keepdim=True)
     place = torch.where(inside, grid, 0) + offset.unflatten(1, (taps, -1, 2))  # (B, K, N, 2, H, W)
     place = torch.clamp(place, torch.zeros_like(last), last)
@@ -62,8 +63,8 @@ def mixed_gates(gates: Tensor, height: int) -> Tensor:
 
     Row y of clip b has the gates of clip (H b + y) mod B.
     """
-    clip, row = torch.arange(len(gates), device=gates.device), torch.arange(height, device=gates.device)
-    clips = (height * clip[:, None] + row) % len(gates)  # (B, H)
+    clip, row = torch.arange(gates.shape[0], device=gates.device), torch.arange(height, device=gates.device)
+    clips = (height * clip[:, None] + row) % gates.shape[0]  # (B, H)
     return gates[..., 0][clips].permute(0, 2, 3, 1, 4)
 
 # %% ../notebooks/08_convlstm.ipynb #ab53fa6f
@@ -90,7 +91,8 @@ class ConvLSTM(nn.Module):
     map_size: (H, W) gives B a value per position and channel; None gives it one value per channel, for any map.
     defects: of the released code, "mixed_gates" (needs gates="mean") and "released_border" (of the input convolution):
         see the functions of these names.
-    Raises ValueError for options that do not go together, and in use for deform_steps beyond the end of the clip.
+    Raises ValueError for options that do not go together, and in use for deform_steps beyond the end of the clip, for maps
+    that are not of map_size or have other channels, and for a state of other clips or maps.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class ConvLSTM(nn.Module):
         """
         a, filters = self.input_maps(x), len(self.B)  # (T, B, F or 4F, H, W)
         h, c = state or (torch.zeros_like(a[0, :, :filters]),) * 2
+        self._check_state(x, h, c)
         b = torch.stack([self.b[gate] for gate in "ifo"])  # (3, F)
         if self.gates == "mean":
             w_x, w_h = (torch.stack([vectors[gate] for gate in "ifo"]) for vectors in (self.w_x, self.w_h))
@@ -185,7 +188,7 @@ class ConvLSTM(nn.Module):
         Neighbouring plain steps are one 1 x k x k convolution of the frames where they lie; all deformable steps are one call.
         """
         chosen, maps = self._chosen(x), {}
-        cuts = sorted({0, x.shape[2], *chosen, *(step + 1 for step in chosen)})
+        cuts = sorted({0, int(x.shape[2]), *chosen, *(step + 1 for step in chosen)})
         parts = x.split([after - first for first, after in zip(cuts, cuts[1:])], 2)
         parts = dict(zip(cuts, parts))  # by their first step; a deformable step is a part of its own
         if chosen:
@@ -213,10 +216,9 @@ class ConvLSTM(nn.Module):
         if "released_border" not in self.defects:
             return layer(images)
         offset, mask = layer.fields(images)
-        offset, border = released_border(offset, layer.weight.shape[-1])
+        offset, border = released_border(offset, int(layer.weight.shape[-1]))
         mask = border if mask is None else mask * border
-        operator = per_filter_deform_conv2d if layer.per_filter else deform_conv2d
-        return operator(images, offset, layer.weight, layer.bias, mask=mask, **layer.place)
+        return layer.operator(images, offset, layer.weight, layer.bias, mask=mask, **layer.place)
 
     def _deformable(self) -> DeformConv2d:
         return self.input_conv if self.deform_conv is None else self.deform_conv
@@ -225,7 +227,21 @@ class ConvLSTM(nn.Module):
         moving = isinstance(self.state_conv, DeformConv2d) and step in self.deform_steps
         return self.state_conv(h) if moving else nn.functional.conv2d(h, self.state_conv.weight, padding=self._padding)
 
+    def _check_state(self, x: Tensor, h: Tensor, c: Tensor) -> None:
+        wanted, kind = [x.shape[0], len(self.B), *x.shape[3:]], x.device.type
+        mixed = kind in AUTOCAST and torch.is_autocast_enabled(kind)
+        for part in (h, c):
+            if list(part.shape) != wanted or part.device != x.device or (part.dtype != x.dtype and not mixed):
+                found = f"a state of {list(part.shape)}, {part.dtype} on {part.device}"
+                needed = f"x of {list(x.shape)}, {x.dtype} on {x.device}"
+                raise ValueError(f"{found} does not fit {needed}: expected {wanted}; start other clips from None.")
+
     def _chosen(self, x: Tensor) -> tuple[int, ...]:
+        channels, map_size = self.input_conv.weight.shape[1], list(self.B.shape[1:])
+        if x.ndim != 5 or x.shape[1] != channels:
+            raise ValueError(f"x is {list(x.shape)}: expected [B, {channels}, T, H, W].")
+        if map_size not in ([1, 1], list(x.shape[3:])):
+            raise ValueError(f"x has maps of {list(x.shape[3:])}, but map_size is {map_size}: bring one to the other.")
         if self.deform_steps and not 0 <= self.deform_steps[0] <= self.deform_steps[-1] < x.shape[2]:
             clip = f"a clip of {x.shape[2]} steps"
             raise ValueError(f"deform_steps {self.deform_steps} do not fit {clip}: choose among them.")

@@ -229,7 +229,7 @@ class VideoNet(nn.Module):
         for layer, norm in zip(self.recurrent, self.norms):
             x = nn.functional.leaky_relu(norm(layer(x)[0]), 0.2, inplace=True)  # (B, F, T/2, H/4, W/4)
         x = self.conv2d(x.transpose(1, 2).flatten(0, 1))  # (B T/2, F, H/32, W/32)
-        logits = self.linear(x.mean((2, 3)).unflatten(0, (len(clips), -1)).mean(1))
+        logits = self.linear(x.mean((2, 3)).unflatten(0, (clips.shape[0], -1)).mean(1))
         return logits.softmax(1) if "double_softmax" in self.config.defects else logits
 
     def offset_fields(self, clips: torch.Tensor) -> list[torch.Tensor]:
@@ -396,10 +396,15 @@ def released_variables(net: VideoNet) -> dict[str, torch.Tensor]:
 def from_released(arrays: Mapping[str, np.ndarray], config: NetworkConfig = PRESETS["released"]) -> VideoNet:
     """The network of `config` with the authors' weights, set to predict; names and layouts as in released_variables.
 
-    The released code trains no deformable layer: for its weights give the config deform_steps=select_steps("none", 16).
-    Raises NetworkError for an array that is missing, belongs to no stage or has another shape.
+    Keras's own names inputBias, forgetBias and outputBias do as well for bi, bf and bo. The released code trains no
+    deformable layer: for its weights give the config deform_steps=select_steps("none", 16).
+    Raises NetworkError for an array that is missing, given twice, belongs to no stage or has another shape.
     """
-    net = VideoNet(config)
+    net, given, keras = VideoNet(config), arrays, {"inputBias": "bi", "forgetBias": "bf", "outputBias": "bo"}
+    paths = {name: name.rpartition("/") for name in given}
+    arrays = {stage + slash + keras.get(last, last): given[name] for name, (stage, slash, last) in paths.items()}
+    if len(arrays) < len(given):
+        raise NetworkError("A bias is given twice, as bi and inputBias or the like: give one of the two.")
     views = released_variables(net)
     for name in sorted(views.keys() | arrays.keys()):
         shape, wanted = (list(held[name].shape) if name in held else "nothing" for held in (arrays, views))

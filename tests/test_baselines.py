@@ -325,3 +325,25 @@ def test_the_average_picture_sees_the_leak(corpus: Corpus):
     outcome = BASELINES["mean_frame"](experiment, corpus, split, None)
     assert (outcome.probabilities.argmax(1) == corpus.labels[split.val[:, 0]]).mean() > 0.8
     assert np.allclose(outcome.probabilities.sum(1), 1)
+
+
+def test_an_opencv_without_hog_is_named_when_it_is_needed(monkeypatch, corpus: Corpus):
+    """OpenCV 5 beside 4 in one folder: what other packages bring. The other features go on."""
+    clip = square((20, 20), (30, 40), (40, 60))
+    assert hog_klt(clip).shape == (1, 86)
+    monkeypatch.delattr(baselines.cv2, "HOGDescriptor")
+    monkeypatch.setattr(baselines.cv2, "__version__", "5.0.0")
+    with pytest.raises(StudyError, match=r"OpenCV 5\.0\.0 has no HOG: pip uninstall opencv-python .*'opencv-python-headless<5'"):
+        hog_klt(clip)
+    pairs = by_actor(corpus, held_out=2).train[:2]
+    with pytest.raises(StudyError, match="has no HOG"):
+        features("hog_klt", corpus, pairs, 0)
+    assert features("mbmic", corpus, pairs, 0)[0].shape[0] == 2 and mean_frame(clip).shape == (1, 784)
+
+
+def test_the_features_are_those_of_the_committed_records():
+    """A record holds a hash of the source of its features: the same source, the same record."""
+    records = Path(__file__).parent.parent / "results" / "example-table2"
+    settings = [json.loads(path.read_text())["settings"] for path in sorted(records.glob("*.json"))]
+    made = {each["feature"]: each["code"] for each in settings if each.get("feature")}
+    assert made and made == {name: baselines.source_hash(name) for name in made}

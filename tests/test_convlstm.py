@@ -1,6 +1,7 @@
 """The ConvLSTM: the authors' numbers, PyTorch's LSTM cell, deformable steps, streaming, and what stays out of the loop."""
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from benchmark_network import MOVES, NaiveNet, Stack
 from torch import nn
+from torch.export import Dim, export
 
 from deformlib.convlstm import ConvLSTM
 from deformlib.deform import DeformConv2d, parameter_groups
@@ -532,3 +534,94 @@ def test_the_naive_network_of_the_benchmark_is_ours():
     net = random_offsets(VideoNet(SMALL))
     clips = torch.rand(2, 1, 8, 32, 32)
     torch.testing.assert_close(NaiveNet(net).eval()(clips), net.eval()(clips), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part[:1],
+        lambda part: torch.cat([part, part]),
+        lambda part: part[:, :1],
+        lambda part: part[..., :1, :1],
+        lambda part: part[..., :4],
+        lambda part: part[0],
+        lambda part: part.double(),
+        lambda part: part.to("meta"),
+    ],
+    ids=["one clip", "four clips", "one channel", "one position", "a narrower map", "no batch", "float64", "another device"],
+)
+@pytest.mark.parametrize("which", ["h", "c", "both"])
+@pytest.mark.parametrize("gates", ["mean", "convolution"])
+def test_a_state_of_others_is_refused(change, which, gates):
+    """Most of these would be broadcast: one clip in, two out."""
+    layer = ConvLSTM(1, 4, gates=gates)
+    x = torch.rand(2, 1, 3, 6, 5)
+    _, (h, c) = layer(x)
+    state = (change(h) if which != "c" else h, change(c) if which != "h" else c)
+    with pytest.raises(ValueError, match=r"a state of \[.* does not fit x of \[2, 1, 3, 6, 5\].*expected \[2, 4, 6, 5\]"):
+        layer(x, state)
+    with pytest.raises(ValueError, match=r"x of \[1, 1, 3, 6, 5\].*expected \[1, 4, 6, 5\]"):
+        layer(x[:1], (h, c))  # the last, smaller batch of a stream
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 6, 6), (2, 1, 3, 1, 1), (2, 1, 3, 1, 5)])
+def test_maps_of_another_size_are_refused(shape):
+    layer = ConvLSTM(1, 4, map_size=(6, 5), deform_steps=(1,))
+    for use in (layer, layer.input_maps, layer.offset_fields):
+        with pytest.raises(ValueError, match=r"but map_size is \[6, 5\]"):
+            use(torch.rand(shape))
+        with pytest.raises(ValueError, match=r"expected \[B, 1, T, H, W\]"):
+            use(torch.rand(2, 2, 3, 6, 5))
+        with pytest.raises(ValueError, match=r"expected \[B, 1, T, H, W\]"):
+            use(torch.rand(2, 1, 6, 5))
+
+
+def test_a_state_is_handed_on_under_autocast():
+    layer, x = ConvLSTM(1, 4), torch.rand(2, 1, 4, 6, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, state = layer(x[:, :, :2])
+        hidden, _ = layer(x[:, :, 2:], state)
+        whole, _ = layer(x)
+    torch.testing.assert_close(hidden, whole[:, :, 2:])
+
+
+GRAPHS = {
+    "mean": {"deform_steps": (1, 3)},
+    "convolution": {
+        **{"gates": "convolution", "deform_steps": (1, 2), "deform_state": True, "modulated": True},
+        **{"learned_steps": True, "shared_offsets": False},
+    },
+    "released": {"deform_steps": (1, 2), "per_filter": True, "defects": ("mixed_gates", "released_border"), "map_size": (6, 5)},
+}
+
+
+@pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
+@torch.no_grad()
+def test_traced_and_exported_layers_take_any_batch(options):
+    torch.manual_seed(0)
+    layer, x = random_offsets(ConvLSTM(2, 4, **options)).eval(), torch.rand(5, 2, 4, 6, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and notes what it takes for constant
+        traced = torch.jit.trace(layer, x[:2])
+    exported = export(layer, (x[:2],), dynamic_shapes=({0: Dim("batch")},)).module()
+    for graph in (traced, exported):
+        for batch in (x[:2], x, x[:1]):
+            torch.testing.assert_close(graph(batch)[0], layer(batch)[0])
+
+
+@pytest.mark.parametrize("change", [{}, {"conv3d": (64, 64, 8)}], ids=["narrow", "wide enough for Winograd"])
+@torch.no_grad()
+def test_traced_and_exported_networks_take_any_batch(change):
+    """TensorBoard draws a network by torch.jit.trace."""
+    torch.manual_seed(0)
+    net, clips = VideoNet(replace(SMALL, **change)).eval(), torch.rand(3, 1, 8, 32, 32)
+    for layer in net.recurrent:
+        random_offsets(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(net, clips[:2])
+    exported = export(net, (clips[:2],), dynamic_shapes=({0: Dim("batch")},)).module()
+    assert net(clips).std(0).max() > 0  # the clips have answers of their own
+    for graph in (traced, exported):
+        for batch in (clips[:2], clips, clips[:1]):
+            torch.testing.assert_close(graph(batch), net(batch), atol=1e-4, rtol=1e-4)

@@ -1,16 +1,23 @@
 """Deformable convolution against loops, torchvision, numerical gradients and the released code's numbers."""
 
+import math
 import os
+import warnings
+from itertools import product
 from pathlib import Path
 
 import benchmark
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import Dim, export
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from deformlib.convlstm import released_border
@@ -23,6 +30,7 @@ from deformlib.deform import (
     per_filter_deform_conv2d,
     products,
     tap_positions,
+    with_torchvision,
 )
 
 REFERENCE = Path(__file__).parent / "data" / "ref_deform_7x6x5_4.npz"
@@ -336,11 +344,91 @@ def test_empty_batch_and_strided_memory(filters):
     assert deform_conv2d(x[:0], offset[:0], weight, padding=1).shape == (0, filters, 6, 5)
 
 
-def test_a_not_a_number_offset_stays_visible():
-    offset = torch.zeros(1, 18, 5, 5)
-    offset[0, 0, 2, 2] = torch.nan
-    output = deform_conv2d(torch.ones(1, 2, 5, 5), offset, torch.ones(1, 2, 3, 3), padding=1)
-    assert torch.isnan(output[0, 0, 2, 2]) and torch.isnan(output).sum() == 1
+@every_order
+@pytest.mark.parametrize("border", ["zero", "clamp"])
+@pytest.mark.parametrize("other", [0.0, 0.3, -50.0, math.inf])
+def test_a_not_a_number_offset_stays_visible(order, border, other):
+    """One tap of one position: the outputs that it feeds, in all forms, whatever its other axis is; and no more."""
+    (x, offset, weight, bias, mask), options = small(order, batch=1)
+    offset = offset.detach().clone()
+    for axis in (0, 1):
+        bad = offset.clone()
+        bad[0, axis, 2, 1], bad[0, 1 - axis, 2, 1] = torch.nan, other
+        got, loops = (
+            operator(x, bad, weight, bias, mask=mask, border=border, **options)
+            for operator in (deform_conv2d, deform_conv2d_loops)
+        )
+        assert torch.allclose(got, loops, rtol=0, atol=1e-10, equal_nan=True)
+        assert 0 < got[0, :, 2, 1].isnan().sum() == got.isnan().sum()
+
+
+FAR = (0.3, -1.0, -1.5, 3.5, 4.0, 1e30, -1e38, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("filters", [1, 4], ids=["mix first", "look first"])
+@pytest.mark.parametrize("place", [None, 11, 0], ids=["finite map", "NaN in the last pixel", "NaN in the first pixel"])
+def test_places_far_outside_read_what_torchvision_reads(filters, place):
+    """Values and, where torchvision has finite ones, gradients; shared field, field per filter, and the loops.
+
+    A tap at exactly -1 stands on a kink, and reads the first pixel with share 0: a NaN there shows, in torchvision it does not.
+    """
+    torch.manual_seed(0)
+    image, weight = torch.randn(1, 2, 4, 3), torch.randn(filters, 2, 1, 1).requires_grad_()
+    if place is not None:
+        image[0, 0].view(-1)[place] = torch.nan
+    image.requires_grad_()
+    for dy, dx in product(FAR, FAR):
+        if place == 0 and -1 in (dy, dx):
+            continue
+        offset = torch.tensor([dy, dx]).view(1, 2, 1, 1).repeat(1, 1, 4, 3).requires_grad_()
+        right = torchvision_deform_conv2d(image, offset, weight)
+        alone = deform_conv2d(image, offset.repeat(1, filters, 1, 1), weight, per_filter=True)
+        together = deform_conv2d(image, offset, weight)
+        for got in (together, alone, deform_conv2d_loops(image, offset, weight)):
+            assert torch.allclose(got, right, rtol=0, atol=1e-5, equal_nan=True), (dy, dx)
+        wanted = torch.autograd.grad(right.sum(), (image, offset, weight))
+        for output in (together, alone):
+            gradients = torch.autograd.grad(output.sum(), (image, offset, weight))
+            checked = zip(gradients[:2] if place is not None else gradients, wanted)  # mixing first, NaN meets all weights
+            for ours, theirs in checked:
+                known = theirs.isfinite()
+                assert torch.allclose(ours[known], theirs[known], rtol=0, atol=1e-4), (dy, dx)
+
+
+@pytest.mark.parametrize("far", [100.0, 1e30, math.inf])
+def test_a_clamped_border_is_read_from_any_distance(far):
+    """The corner pixel in all three forms; slopes are 0."""
+    image = torch.arange(12.0).view(1, 1, 4, 3)
+    offset = torch.tensor([far, -far]).view(1, 2, 1, 1).repeat(1, 1, 4, 3).requires_grad_()
+    weight = torch.ones(1, 1, 1, 1)
+    outputs = [deform_conv2d(image, offset, weight, border="clamp", per_filter=alone) for alone in (False, True)]
+    outputs.append(deform_conv2d_loops(image, offset, weight, border="clamp"))
+    for output in outputs:
+        assert (output == 9).all()  # the last row, the first column
+    for output in outputs[:2]:
+        assert (torch.autograd.grad(output.sum(), offset)[0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_offsets_that_overflowed_read_zero(dtype):
+    """float16 ends at 65,504."""
+    offset = torch.full((1, 18, 5, 5), 60000.0).to(dtype) * 1e35
+    assert offset.isinf().all()
+    for options in ({}, {"per_filter": True}):
+        output = deform_conv2d(torch.ones(1, 2, 5, 5).to(dtype), offset, torch.ones(1, 2, 3, 3).to(dtype), padding=1, **options)
+        assert output.dtype == dtype and (output == 0).all()
+
+
+@every_order
+def test_gradients_through_infinite_offsets_are_finite_twice(order):
+    (x, offset, weight, bias, mask), options = small(order, batch=1)
+    offset = offset.detach().clone()
+    offset.view(-1)[::3], offset.view(-1)[1::5] = math.inf, -math.inf
+    offset.requires_grad_()
+    output = deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+    first = torch.autograd.grad(output.square().sum(), (x, offset, weight, mask), create_graph=True)
+    second = torch.autograd.grad(sum(each.square().sum() for each in first), (x, offset, weight, mask))
+    assert all(each.isfinite().all() for each in (output, *first, *second))
 
 
 @pytest.mark.parametrize(
@@ -364,14 +452,15 @@ def test_a_not_a_number_offset_stays_visible():
         ({"per_filter": True, "weight": torch.zeros(2, 2, 3, 3)}, "without groups"),
     ],
 )
+@pytest.mark.parametrize("expected", [ValueError, RuntimeError])  # RuntimeError is torchvision's
 @pytest.mark.parametrize("function", [deform_conv2d, deform_conv2d_loops])
-def test_wrong_shapes_are_named(function, change, message):
+def test_wrong_shapes_are_named(function, expected, change, message):
     arguments = {
         "input": torch.zeros(2, 4, 6, 5),
         "offset": torch.zeros(2, 18, 6, 5),
         "weight": torch.zeros(2, 4, 3, 3),
     }
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(expected, match=message):
         function(**(arguments | change), padding=1)
 
 
@@ -506,3 +595,142 @@ def test_offset_branches_have_their_own_learning_rate():
     assert len(rest["params"]) + len(slow["params"]) == len(list(net.parameters()))
     assert len(parameter_groups(nn.Conv2d(1, 1, 1), lr=0.1)) == 1
     torch.optim.RMSprop(parameter_groups(net, lr=0.01)).step()
+
+
+@pytest.mark.parametrize("kernel_size", [3, (1, 5), 2, (4, 3)])
+@pytest.mark.parametrize("dilation", [1, (1, 2)])
+@pytest.mark.parametrize("options", [{"padding": "same"}, {"padding": "valid"}, {"padding": "same", "per_filter": True}])
+def test_padding_by_name_is_that_of_a_plain_convolution(kernel_size, dilation, options):
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, 2, kernel_size, dilation=dilation, **options)
+    x = torch.randn(2, 4, 11, 9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch notes that it copies x when a kernel is even
+        plain = nn.functional.conv2d(x, layer.weight, layer.bias, padding=options["padding"], dilation=dilation)
+        assert layer(x).shape == plain.shape and torch.allclose(layer(x), plain, atol=1e-5)
+        nn.init.normal_(layer.offset_branch.weight, std=0.2)
+        offset, _ = layer.fields(x)
+    if not layer.per_filter:
+        padded = nn.functional.pad(x, (0, layer.rest[1], 0, layer.rest[0]))
+        right = torchvision_deform_conv2d(padded, offset, layer.weight, layer.bias, **layer.place)
+        assert torch.allclose(layer(x), right, atol=1e-5) and not torch.allclose(right, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"padding": "same", "stride": 2}, "not supported for strided"),
+        ({"padding": "reflect"}, "padding"),
+        ({"padding": -1}, "padding -1: expected 1 or more, padding 0 or more"),
+        ({"stride": 0}, "stride 0"),
+        ({"dilation": (1, 0)}, r"dilation \(1, 0\)"),
+        ({"stride": (1, 1, 1)}, "one number or two each"),
+        ({"kernel_size": 0}, "kernel_size 0"),
+        ({"offset_groups": 3}, "expected a number that divides 4 channels"),
+        ({"offset_groups": 0}, "expected a number that divides 4 channels"),
+        ({"groups": 3}, "divisible by groups"),
+        ({"per_filter": True, "groups": 2}, "per_filter"),
+    ],
+)
+def test_a_wrong_layer_is_refused_where_it_is_made(options, message):
+    with pytest.raises(ValueError, match=message):
+        DeformConv2d(**({"in_channels": 4, "out_channels": 6, "kernel_size": 3} | options))
+
+
+LAYERS = {
+    "mix first": {"out_channels": 2, "modulated": True},
+    "look first": {"out_channels": 8, "groups": 2, "offset_groups": 4, "stride": 2},
+    "per filter": {"out_channels": 3, "per_filter": True},
+}
+
+
+def moving(options):
+    """A layer of 4 channels that moves its taps."""
+    torch.manual_seed(0)
+    layer = DeformConv2d(4, kernel_size=3, padding=1, **options).eval()
+    nn.init.normal_(layer.offset_branch.weight, std=0.2)
+    return layer
+
+
+@pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("size", [(9, 7), (80, 90)], ids=["one block", "several blocks"])
+@torch.no_grad()
+def test_traced_and_exported_layers_take_any_batch(options, size):
+    layer, x = moving(options), torch.randn(5, 4, *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and notes what it takes for constant
+        traced = torch.jit.trace(layer, x[:2])
+    exported = export(layer, (x[:2],), dynamic_shapes=({0: Dim("batch")},)).module()
+    for graph, batch in product((traced, exported), (x[:2], x, x[:1])):
+        assert torch.allclose(graph(batch), layer(batch), atol=1e-5)
+
+
+@torch.no_grad()
+def test_onnx_has_one_node_for_a_layer(tmp_path):
+    net = nn.Sequential(moving({"out_channels": 4}), nn.ReLU(), moving({"out_channels": 3, "modulated": True}))
+    twin, x = with_torchvision(net.eval()), torch.randn(5, 4, 9, 7)
+    assert torch.allclose(twin(x), net(x), atol=1e-5) and net[0].operator is deform_conv2d
+    free = ({0: Dim("batch")},)
+    torch.onnx.export(twin, (x[:2],), tmp_path / "net.onnx", dynamic_shapes=free, opset_version=19, verbose=False)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert nodes.count("DeformConv") == 2 and "Loop" not in nodes
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    for batch in (x[:2], x):
+        (output,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        assert np.abs(output - net(batch).numpy()).max() < 1e-5
+    with pytest.raises(ValueError, match="^1: torchvision has no field for every filter"):
+        with_torchvision(nn.Sequential(nn.ReLU(), moving({"out_channels": 3, "per_filter": True})))
+
+
+@every_order
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch batches embedding_bag one by one
+def test_function_transforms_equal_autograd(order):
+    """torch.func's grad, vmap and jacrev, alone and together, against ordinary gradients."""
+    pairs = [small(order, size=(3, 2), seed=seed, batch=1) for seed in (3, 4, 5)]
+    (_, _, weight, bias, _), options = pairs[0]
+    stacked = [torch.stack([arguments[i].detach() for arguments, _ in pairs]) for i in (0, 1, 4)]
+
+    def loss(x, offset, mask, weight):
+        return deform_conv2d(x, offset, weight, bias, mask=mask, **options).square().sum()
+
+    one_by_one = []
+    for x, offset, mask in zip(*stacked, strict=True):
+        leaves = [leaf.clone().requires_grad_() for leaf in (x, offset, mask, weight)]
+        one_by_one.append(torch.autograd.grad(loss(*leaves), leaves))
+    each = vmap(grad(loss, argnums=(0, 1, 2, 3)), in_dims=(0, 0, 0, None))(*stacked, weight)
+    for got, wanted in zip(each, zip(*one_by_one, strict=True), strict=True):
+        assert torch.allclose(got, torch.stack(wanted), rtol=0, atol=1e-9)
+
+    x, offset, mask = (tensor[0] for tensor in stacked)
+    moved = jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), chunk_size=1)(offset)
+    wanted = torch.autograd.functional.jacobian(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), offset)
+    assert torch.allclose(moved, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_of_every_clip_by_functional_call(options):
+    layer, x = moving(options), torch.randn(3, 4, 5, 5)
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+    def loss(parameters, image):
+        return functional_call(layer, parameters, (image[None],)).square().sum()
+
+    each = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        assert torch.allclose(each[name].sum(0), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
+@every_order
+def test_forward_mode_is_refused_and_never_silently_zero(order):
+    (x, offset, weight, bias, mask), options = small(order, size=(3, 2), batch=1)
+
+    def function(x):
+        return deform_conv2d(x, offset, weight, bias, mask=mask, **options)
+
+    for transform in (lambda: jvp(function, (x,), (x,)), lambda: jacfwd(function)(x)):
+        with pytest.raises(NotImplementedError, match="jvp"):
+            transform()
+    _, change = torch.autograd.functional.jvp(function, x, x)  # two gradients give the same
+    assert torch.allclose(change, function(x) - bias.view(-1, 1, 1), rtol=0, atol=1e-9)  # it is linear in x

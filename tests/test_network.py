@@ -477,6 +477,18 @@ def released_arrays(config):
     return arrays
 
 
+def test_keras_own_names_of_the_biases_do_as_well():
+    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
+    arrays = released_arrays(config)
+    names = {"bi": "inputBias", "bf": "forgetBias", "bo": "outputBias"}
+    renamed = {"/".join([stage, names.get(last, last)]): arrays[f"{stage}/{last}"] for stage, last in (name.split("/") for name in arrays)}
+    assert "cell_1/forgetBias" in renamed and "cell_1/bf" not in renamed
+    first, second = (from_released(each, config).state_dict() for each in (arrays, renamed))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    with pytest.raises(NetworkError, match="given twice"):
+        from_released(arrays | {"cell_1/inputBias": arrays["cell_1/bi"]}, config)
+
+
 @pytest.mark.parametrize("steps", [PLAIN, ((0,), (1,), (2,))])
 def test_released_variables_and_back(steps):
     config = replace(preset("released"), **SMALL, deform_steps=steps)

@@ -108,6 +108,44 @@ def test_rmsprop_moves_a_weight_as_keras_does():
     assert start - layer.weight.item() == pytest.approx(1e-4 * 3 / (math.sqrt(0.1) * 3 + 1e-7), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("rmsprop", (3.162, 3.161, 3.152, 3.065)), ("rmsprop_keras3", (3.147, 2.236, 0.315, 0.032))],
+)
+def test_the_place_of_epsilon_decides_over_small_gradients(name, steps):
+    """First steps at gradients 1e-2 to 1e-5, in units of lr: Keras up to TensorFlow 2.10, and since."""
+    gradients = torch.tensor([[1e-2, 1e-3, 1e-4, 1e-5]])
+    layer = nn.Linear(4, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    config = replace(RELEASED_TRAINING, optimizer=name)
+    optimizer = make_optimizer(layer, config)
+    (gradients * layer.weight).sum().backward()
+    optimizer.step()
+    assert (-layer.weight / config.lr).detach().numpy() == pytest.approx(np.array([steps]), abs=1e-3)
+    optimizer.step()  # v = 0.19 g^2 now
+    inside, outside = (1e-7, 0) if name == "rmsprop_keras3" else (0, 1e-7)
+    steps = [sum(g / (math.sqrt(v * g * g + inside) + outside) for v in (0.1, 0.19)) for g in gradients[0].tolist()]
+    assert (-layer.weight / config.lr).detach().numpy() == pytest.approx(np.array([steps]), rel=1e-4)
+    assert learning_rate(config, 400, 10) == learning_rate(RELEASED_TRAINING, 400, 10)
+
+
+def test_the_other_rmsprop_trains_and_resumes(corpus: Corpus, tmp_path: Path):
+    split, config = by_actor(corpus, held_out=2), replace(BRIEF, optimizer="rmsprop_keras3", lr=1e-3)
+    whole, halves = fresh(), fresh()
+    fit(whole, corpus, split, config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(halves, corpus, split, config, tmp_path / "halves", on_epoch=interrupt)
+    again = fresh()
+    fit(again, corpus, split, config, tmp_path / "halves")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def interrupt(history: list) -> None:
+    """What a user does after the first epoch."""
+    raise KeyboardInterrupt
+
+
 def test_offset_branches_learn_at_a_tenth():
     """The optimiser keeps two groups, and the small one is the offset branches."""
     net = fresh()
@@ -584,7 +622,7 @@ def test_no_step_at_all_is_refused(name: str):
 
 @pytest.mark.parametrize("wrong", [{"optimizer": "sgd"}, {"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"lr": math.inf}], ids=str)
 def test_no_training_at_all_is_refused(wrong: dict):
-    with pytest.raises(TrainingError, match="take 'adamw' or 'rmsprop', and a positive lr"):
+    with pytest.raises(TrainingError, match="take 'adamw' or 'rmsprop' or 'rmsprop_keras3', and a positive lr"):
         TrainConfig(epochs=1, **wrong)
 
 
