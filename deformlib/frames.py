@@ -162,11 +162,11 @@ def _faults(stamps: Sequence[float | None]) -> int:
     return len(stamps) - len(known) + int((np.diff(known) <= 0).sum())
 
 
-def _frame_times(stamps: Sequence[float | None], last: float, step: float) -> np.ndarray:
+def _frame_times(stamps: Sequence[float | None], last: float, step: float, longest: float = np.inf) -> np.ndarray:
     """When each frame begins and the last one ends, float64 `[T + 1]`, in seconds from the first, always growing.
 
     `stamps`: what the file says, None where it says nothing. last: how long the last frame is shown, 0 if not known.
-    step: seconds from frame to frame where no stamp tells.
+    step: seconds from frame to frame where no stamp tells. longest: what no frame lasts; a longer step is a cut.
     """
     at = np.array(stamps, dtype=np.float64)  # None becomes nan
     known = np.flatnonzero(np.isfinite(at))
@@ -175,7 +175,7 @@ def _frame_times(stamps: Sequence[float | None], last: float, step: float) -> np
     steps = np.diff(at[known])
     each = steps / np.diff(known)
     step = float(np.median(each[each > 0])) if (each > 0).any() else step
-    at[known[1:]] += np.cumsum(np.where(steps < -1, step - steps, 0))
+    at[known[1:]] += np.cumsum(np.where((steps < -1) | (steps > longest), step - steps, 0))
     kept = [known[0]]
     for number in known[1:]:
         if at[number] > at[kept[-1]]:
@@ -233,7 +233,7 @@ def _film(path: Path, container: av.container.InputContainer) -> av.VideoStream:
 
 # %% ../notebooks/02_frame_sampling.ipynb #2fb57717
 def _differ(before: bytes, packet: bytes) -> bool:
-    """Whether two packets hold other data, not only another header: by half a percent of their size, or by a twentieth of their bytes."""
+    """Whether two packets hold other data: they differ by half a percent in size, or in a twentieth of their bytes."""
     if len(before) != len(packet):
         return 0 < len(before) and 200 * abs(len(before) - len(packet)) > len(packet)
     return bool((np.frombuffer(before, np.uint8) != np.frombuffer(packet, np.uint8)).mean() > 0.05)
@@ -311,7 +311,8 @@ class _Decoder:
         unit, rate = float(self.film.time_base), self.film.average_rate or self.film.guessed_rate or 25
         *kinds, durations = zip(*(stamps for stamps, whole in zip(self.stamps, self.whole()) if whole))
         stamps = min(([None if stamp is None else stamp * unit for stamp in kind] for kind in kinds), key=_faults)
-        return _frame_times(stamps, durations[-1] * unit, float(1 / rate))
+        cut = self.film.container.format.flags & av.format.Flags.ts_discont.value
+        return _frame_times(stamps, durations[-1] * unit, float(1 / rate), longest=10.0 if cut else np.inf)
 
 # %% ../notebooks/02_frame_sampling.ipynb #34006f9f
 def _checked_name(path: Path) -> str:

@@ -227,10 +227,12 @@ def test_wrong_arguments_are_explained(arguments, message):
         ([9.0, 9.04, 9.08, 0.0, 0.04], 0.04, [0, 0.04, 0.08, 0.12, 0.16, 0.2]),  # two recordings
         ([3.0, 3.0, 3.0], 0, [0, 0.5, 1.0, 1.5]),
         ([0, -5.0, -4.96], 0, [0, 0.04, 0.08, 0.12]),
+        ([0, 0.04, 90.0, 90.04], 0, [0, 0.04, 90.0, 90.04, 90.08]),
+        ([0, 0.04, 900.0, 900.04], 0, [0, 0.04, 0.08, 0.12, 0.16]),  # longer than a frame lasts
     ],
 )
 def test_times_always_grow_whatever_a_file_says(stamps, last, wanted):
-    got = _frame_times(stamps, last, step=0.5)
+    got = _frame_times(stamps, last, step=0.5, longest=100)
     assert got.dtype == np.float64 and np.allclose(got, wanted) and (np.diff(got) > 0).all()
 
 

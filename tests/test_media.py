@@ -179,6 +179,17 @@ def test_gemeps_films_go_from_file_to_prediction(tmp_path: Path):
     assert torch.equal(answers, expected) and answers.shape == (4, 17) and torch.isfinite(answers).all()
 
 
+def test_recordings_whose_clocks_differ_are_joined(tmp_path: Path):
+    """A transport stream joined to one that says it is an hour later, and to one that says it is earlier: no frame lasts an hour."""
+    data = b""
+    for offset in ("3600", "7200", "0"):
+        assert media.encoded(tmp_path / "part.ts", "mpeg2video", "-output_ts_offset", offset) == ""
+        data += (tmp_path / "part.ts").read_bytes()
+    (tmp_path / "all.ts").write_bytes(data)
+    video = decode_video(tmp_path / "all.ts", size=16)
+    assert len(video.frames) == 36 and np.allclose(video.times, np.arange(37) / 25) and video.damaged == 0
+
+
 def test_a_camera_that_writes_exif_into_each_frame(tmp_path: Path):
     """FFmpeg hands EXIF on as side data that PyAV may not know, and then it names none; the film stands upright all the same."""
     exif = Image.Exif()
