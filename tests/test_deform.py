@@ -346,10 +346,10 @@ def test_empty_batch_and_strided_memory(filters):
 
 @every_order
 @pytest.mark.parametrize("border", ["zero", "clamp"])
-@pytest.mark.parametrize("other", [0.0, 0.3, -50.0, math.inf])
+@pytest.mark.parametrize("other", [0.3, -50.0, math.inf])
 def test_a_not_a_number_offset_stays_visible(order, border, other):
     """One tap of one position: the outputs that it feeds, in all forms, whatever its other axis is; and no more."""
-    (x, offset, weight, bias, mask), options = small(order, batch=1)
+    (x, offset, weight, bias, mask), options = small(order, size=(3, 2), batch=1)
     offset = offset.detach().clone()
     for axis in (0, 1):
         bad = offset.clone()
@@ -616,6 +616,7 @@ def test_padding_by_name_is_that_of_a_plain_convolution(kernel_size, dilation, o
         assert torch.allclose(layer(x), right, atol=1e-5) and not torch.allclose(right, plain, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -703,6 +704,8 @@ def test_function_transforms_equal_autograd(order):
 
     x, offset, mask = (tensor[0] for tensor in stacked)
     moved = jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), chunk_size=1)(offset)
+    with pytest.raises(RuntimeError, match="vmap"):  # all outputs at once: refused, and never wrong
+        jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options))(offset)
     wanted = torch.autograd.functional.jacobian(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), offset)
     assert torch.allclose(moved, wanted, rtol=0, atol=1e-9)
 
@@ -723,6 +726,7 @@ def test_gradients_of_every_clip_by_functional_call(options):
 
 
 @every_order
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
 def test_forward_mode_is_refused_and_never_silently_zero(order):
     (x, offset, weight, bias, mask), options = small(order, size=(3, 2), batch=1)
 
