@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,7 @@ import pytest
 
 from deformlib import mocap
 from deformlib.bodies import JOINTS, BodyError, Motion, draw_actor, make_corpus
+from deformlib.corpus import Corpus
 from deformlib.frames import read_video
 
 EBMDB = Path(__file__).resolve().parents[2] / "shared" / "data" / "ebmdb" / "ebmdb_bvh30_subset150.tar.xz"
@@ -871,6 +873,20 @@ def test_motion_corpus_films_a_replaced_motion_again(tmp_path: Path):
     (other,) = films(made)
     assert other not in before + after  # another actor wears other clothes
     assert np.abs(read_video(made / other, color=True)[0, :, 0, 0].astype(int) - new[0, :, 0, 0]).max() > 8
+
+
+@pytest.mark.parametrize("said", ["made by an older camera", None])
+def test_films_of_an_older_camera_are_made_again(tmp_path: Path, said: str | None):
+    """Their names hold no camera, since those of seated people are the same: what counts is what lies beside them."""
+    folder = bvh_folder(tmp_path)
+    made = mocap.motion_corpus(folder, tmp_path / "made")
+    one, two = (made / name for name in films(made))
+    right = one.read_bytes()
+    shutil.copy(two, one)  # whole, and as long, but of something else
+    note = made / "films_README.txt"
+    note.write_text(said) if said else note.unlink()
+    assert films(mocap.motion_corpus(folder, made)) == [one.name, two.name] and one.read_bytes() == right
+    assert note.read_text() == mocap.FILMED_BY and not Corpus(made, 8, cache=tmp_path / "cache").rejected
 
 
 def test_motion_corpus_names_what_the_manifest_gets_wrong(tmp_path: Path, capsys):
