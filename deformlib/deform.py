@@ -11,6 +11,7 @@ __all__ = ['Pair', 'AUTOCAST', 'nearest', 'bilinear', 'pair', 'output_size', 'Ar
 
 # %% ../notebooks/06_deformable_convolution.ipynb #5079d4e5
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -182,7 +183,7 @@ def neighbours(position: Tensor, length: int, border: str) -> tuple[Tensor, Tens
     share = torch.stack([low + 1 - position, position - low])
     if border == "clamp":
         return number.int(), share, inside.to(share.dtype).expand(share.shape)
-    counts = 1 - (pixel - number).abs().clamp(max=1)  # whole numbers: quicker than to compare
+    counts = (pixel - number).abs_().clamp_(max=1).neg_().add_(1)  # whole numbers: quicker than to compare
     return number.int(), share * counts, counts
 
 
@@ -272,6 +273,10 @@ class Look(torch.autograd.Function):
     def bags(weight: Tensor | None, *corners: Tensor) -> list[Tensor]:
         """Rows and shares, [groups, B, N, T, 4], as bags: one for every reader, or for every tap if columns are wanted."""
         return [each.flatten(3).flatten(0, 2) if weight is None else each.flatten(0, 3) for each in corners]
+
+
+# PyTorch asks for the signature at each call, and working it out would take a twentieth of a small block's time.
+Look.forward.__signature__ = inspect.signature(Look.forward)
 
 # %% ../notebooks/06_deformable_convolution.ipynb #550a207f
 def kernel_matrices(weight: Tensor, groups: int, bundles: int, mix: bool) -> Tensor:
