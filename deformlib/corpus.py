@@ -44,10 +44,9 @@ class Video:
 
 # %% ../notebooks/03_corpus.ipynb #825dedbd
 # what systems and publishers put beside videos, and our own cache: nobody misses it among the clips
+_SYSTEMS = re.compile(r"\._.*|\.DS_Store|\.git(ignore|attributes|keep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini", re.I)
 _BESIDE = re.compile(
-    r"\._.*|\.(DS_Store|gitignore|gitattributes|gitkeep)|__MACOSX|@eaDir|Thumbs\.db|desktop\.ini"
-    r"|(.*[-_ ])?(readme|licen[sc]es?|copying|citation|changelog)([-_ .].*)?|[0-9a-f]{32}(-.*)?\.(npy|json)",
-    re.IGNORECASE,
+    r"(.*[-_ ])?(readme|licen[sc]es?|copying|citation|changelog)([-_ .].*)?|[0-9a-f]{32}-PyAV-.*\.(npy|json)", re.I
 )
 
 
@@ -74,7 +73,7 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
         for name in names:
             path = os.path.join(place, name)
             shown = path.encode(errors="replace").decode()
-            if _BESIDE.fullmatch(name) and os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES or name[:2] == "._":
+            if _SYSTEMS.fullmatch(name):
                 continue
             if shown != path:
                 left_out.append((shown, "its name is no UTF-8: rename it"))
@@ -84,7 +83,7 @@ def list_files(folder: Path) -> tuple[list[str], list[tuple[str, str]]]:
                 left_out.append((path, "a link that leaves the corpus folder: copy what it points to into it"))
             elif os.path.isdir(folder / path):
                 (links if os.path.islink(folder / path) else waiting).append(path)
-            else:
+            elif not _BESIDE.fullmatch(name) or os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
                 found.append(path)
         if place and not names:
             left_out.append((place, "an empty folder"))
@@ -101,15 +100,15 @@ _PART = re.compile(
 def class_level(places: list[tuple[str, ...]]) -> int:
     """The level of folders that names the classes, from 0, given the folders above each video.
 
-    It is the first level that is not made of train, val, test and the like, and no single folder around all others.
-
-    Raises CorpusError where two levels could be meant.
+    It is the first level that is not made of train, val, test and the like, and no single folder around all others. Raises
+    CorpusError where two levels could be meant.
     """
     level = 0
     while True:
         firsts = sorted({place[level] for place in places if len(place) > level})
         below = {(place[level], place[level + 1]) for place in places if len(place) > level + 1}
-        parts, seconds = [name for name in firsts if _PART.fullmatch(name)], Counter(second for _, second in below)
+        seconds = Counter(second for _, second in below if not _PART.fullmatch(second))
+        parts = [name for name in firsts if _PART.fullmatch(name)]
         deeper = {first for first, _ in below}
         others = [name for name in firsts if name not in parts]
         if parts and others and deeper & set(parts):
@@ -487,7 +486,7 @@ def possible_splits(corpus: Corpus) -> dict[str, str | None]:
     reasons = {}
     for split in (by_actor, by_clip, by_copy):
         try:
-            reasons[split.__name__] = None if split(corpus) else None
+            reasons[split.__name__] = None if split(corpus, copies=9) else None  # few, to be quick
         except CorpusError as error:
             reasons[split.__name__] = str(error).removesuffix(".")
     return reasons

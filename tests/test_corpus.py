@@ -384,6 +384,8 @@ LAYOUTS = {  # files -> classes in the order of the sorted files, and a part of 
     ("split1/train/joy/a.avi", "split1/test/anger/b.avi", "split2/train/anger/c.avi"): ("anger joy", "class folders in"),
     ("UCF/joy/a.avi", "UCF/anger/b.avi"): ("anger joy", "class folders in UCF"),
     ("data/UCF/train/joy/a.avi", "data/UCF/test/anger/b.avi"): ("anger joy", "class folders in"),
+    ("joy/train/a.avi", "joy/test/b.avi", "anger/train/c.avi"): ("anger joy", "labels from class folders: anger 1, joy 2"),
+    ("copying/a.avi", "readme/b.avi", "license/c.avi"): ("copying license readme", "labels from class folders"),
     ("wave/a.avi", "bow/deep/b.avi"): ("bow wave", "labels from class folders: bow 1, wave 1"),
     ("joy/takes/a.avi", "anger/takes/b.avi"): ("anger joy", "labels from class folders: anger 1, joy 1"),
     ("train/a.avi", "bus/b.avi", "test/c.avi"): ("bus test train", "labels from class folders: bus 1"),  # no folder in train: a class
