@@ -43,6 +43,7 @@ from .augment import load_batch
 from .bodies import replacing
 from .convlstm import ConvLSTM
 from .corpus import Corpus, Split
+from .frames import DECODER
 from .network import NetworkConfig
 from .study import Experiment, Fitter, NetworkFitter, Outcome, Study, StudyError
 
@@ -191,7 +192,7 @@ def features(name: str, corpus: Corpus, pairs: np.ndarray, seed: int) -> tuple[n
     features took when they were made, reading the videos not included.
     """
     corpus, feature = _at_size(corpus.folder, corpus.cache, corpus.key), FEATURES[name]
-    words = corpus.key, seed, cv2.__version__, source_hash(name), pairs.tolist()
+    words = corpus.key, DECODER, seed, cv2.__version__, source_hash(name), pairs.tolist()
     file = corpus.cache / f"features-{hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest()}.npz"
     try:
         with np.load(file) as stored:

@@ -173,6 +173,18 @@ def test_features_come_from_the_cache(corpus: Corpus, monkeypatch: pytest.Monkey
     assert not np.array_equal(features("mean_frame", corpus, pairs, 1)[0][1], first[1]) and len(calls) == 8
 
 
+def test_features_of_another_decoder_are_made_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    """One that read frames wrongly must not live on in the features."""
+    pairs = np.array([[0, -1]])
+    features("mean_frame", corpus, pairs, 3)
+    before = set(corpus.cache.glob("features-*.npz"))
+    features("mean_frame", corpus, pairs, 3)
+    assert set(corpus.cache.glob("features-*.npz")) == before
+    monkeypatch.setattr("deformlib.baselines.DECODER", "another")
+    features("mean_frame", corpus, pairs, 3)
+    assert len(set(corpus.cache.glob("features-*.npz")) - before) == 1
+
+
 def test_a_changed_function_or_constant_finds_no_old_features(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     """The function put in its place is asked, with its own words; a constant counts where it is used, in a helper too."""
     pairs = np.array([[0, -1], [3, 5]])

@@ -63,6 +63,9 @@ INTERLACED = {  # encoders that mark interlaced frames, and where such films are
     "MPEG-2": ("mpeg2video -flags +ildct+ilme -b:v 4M", ".mpg .vob .ts .mts .m2ts .mp4 .mov .avi .mkv .mxf"),
     "MPEG-4 ASP": ("mpeg4 -flags +ildct+ilme -b:v 4M", ".avi .mp4 .mov .mkv .mpg"),
     "H.264 MBAFF": ("libx264 -flags +ildct+ilme -b:v 4M", ".mts .m2ts .ts .mp4 .mov .avi .mkv .flv .mxf"),
+    "MPEG-2 4:2:2": ("mpeg2video -pix_fmt yuv422p -flags +ildct+ilme -b:v 8M", ".mxf .mov .ts"),
+    "H.264 10 bit 4:2:2": ("libx264 -pix_fmt yuv422p10le -flags +ildct+ilme", ".mxf .mov .mts"),
+    "H.264 1080i": ("libx264 -preset ultrafast -x264-params tff=1", ".mts .mp4"),
     "DV": ("dvvideo -s 720x576 -pix_fmt yuv420p", ".avi .mov .mkv .dv .mxf"),
     "DV 4:1:1": ("dvvideo -s 720x480 -r 30000/1001 -pix_fmt yuv411p", ".avi .mov .dv"),
     "ProRes": ("prores_ks -flags +ildct", ".mov .mkv .mxf"),
@@ -156,21 +159,17 @@ def interlaced() -> Cases:
     """Real motion between the two fields of a frame, either first; DV has the lower one first."""
     cases = {}
     for name, (codec, endings) in INTERLACED.items():
-        for ending, order in itertools.product(endings.split(), ("bff",) if name.startswith("DV") else FIELDS):
+        orders = {"DV": ["bff"], "DV 4:1:1": ["bff"], "H.264 1080i": ["tff"]}.get(name, FIELDS)
+        for ending, order in itertools.product(endings.split(), orders):
             rate = "60000/1001" if "411" in codec else "50"
-            size = "720x480" if "411" in codec else "720x576" if name == "DV" else "360x288"
-            words = [*codec.split(), "-vf", FIELDS[order]]
-            make = partial(_film, words=words, rate=rate, size=size)
+            size = {"DV": "720x576", "DV 4:1:1": "720x480", "H.264 1080i": "1920x1080"}.get(name, "360x288")
+            make = partial(encoded, codec=f"{codec} -vf {FIELDS[order]}", rate=rate, size=size)
             cases[f"interlaced {name} {order} in {ending}"] = ending, make
     progressive = ("mpeg2video", "null", "360x288")
     fields = ("mpeg2video -flags +ildct+ilme", FIELDS["tff"], "360x288")
     cases["interlaced from the middle on in .mpg"] = ".mpg", lambda path: joined(path, progressive, fields)
     cases["interlaced until the middle in .mpg"] = ".mpg", lambda path: joined(path, fields, progressive)
     return cases
-
-
-def _film(path: Path, words: list[str], rate: str, size: str) -> str:
-    return ffmpeg(*source(0.48, rate, size), "-c:v", *words, path)
 
 
 def hard() -> Cases:
@@ -208,7 +207,7 @@ def hard() -> Cases:
         add(f"odd size {size}", ".avi", encoded, "mjpeg", size=size)
         add(f"odd size {size}", ".mp4", encoded, "libx264 -pix_fmt yuv444p", size=size)
     add("pixels that are not square", ".mp4", encoded, "libx264 -vf setsar=16/11")
-    for ending, codec in ((".mkv", "libx264"), (".mp4", "libx264"), (".webm", "libvpx"), (".gif", "gif"), (".mov", "mjpeg"), (".ts", "libx264")):
+    for ending, codec in ((".mkv", "libx264"), (".mp4", "libx264"), (".webm", "libvpx"), (".gif", "gif"), (".mov", "mjpeg"), (".ts", "libx264"), (".avi", "mpeg4"), (".wmv", "wmv2"), (".flv", "flv")):
         add("variable rate", ending, uneven, codec)
     for begin in ("0.2", "0.36"):
         add(f"edit list from {begin} s", ".mp4", copied, f"-ss {begin}")
