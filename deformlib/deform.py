@@ -383,8 +383,9 @@ def deform_conv2d(
 
     Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are computed
     in float32 or wider. A tap outside reads 0 (or the nearest pixel) however far out it is, at infinity too; an offset that
-    is not a number makes its outputs so. Differentiable twice, and with torch.func's grad, vmap (not of the weight alone) and jacrev (chunk_size=1);
-    forward mode (jvp, jacfwd) is a NotImplementedError. Raises ArgumentError, a ValueError, if an argument does not fit.
+    is not a number makes its outputs so. Differentiable twice, and with torch.func's grad, vmap (not of the weight alone)
+    and jacrev (chunk_size=1); forward mode (jvp, jacfwd) is a NotImplementedError. Raises ArgumentError, a ValueError, if
+    an argument does not fit.
     """
     if torch.overrides.has_torch_function((input, offset, weight)):  # PyTorch's protocol: chapter 07 records calls by it
         given = (input, offset, weight, bias, stride, padding, dilation, mask)
