@@ -155,8 +155,7 @@ class ConvLSTM(nn.Module):
         clip, [B]; after its last one a clip keeps its state and its output is zero.
         """
         a, filters = self.input_maps(x), len(self.B)  # (T, B, F or 4F, H, W)
-        h, c = state or (torch.zeros_like(a[0, :, :filters]),) * 2
-        self._check_state(x, h, c)
+        h, c = self._checked(x, (torch.zeros_like(a[0, :, :filters]),) * 2 if state is None else state)
         b = torch.stack([self.b[gate] for gate in "ifo"])  # (3, F)
         if self.gates == "mean":
             w_x, w_h = (torch.stack([vectors[gate] for gate in "ifo"]) for vectors in (self.w_x, self.w_h))
@@ -227,14 +226,17 @@ class ConvLSTM(nn.Module):
         moving = isinstance(self.state_conv, DeformConv2d) and step in self.deform_steps
         return self.state_conv(h) if moving else nn.functional.conv2d(h, self.state_conv.weight, padding=self._padding)
 
-    def _check_state(self, x: Tensor, h: Tensor, c: Tensor) -> None:
+    def _checked(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         wanted, kind = [x.shape[0], len(self.B), *x.shape[3:]], x.device.type
         mixed = kind in AUTOCAST and torch.is_autocast_enabled(kind)
-        for part in (h, c):
+        if not (isinstance(state, (tuple, list)) and [isinstance(part, Tensor) for part in state] == [True, True]):
+            raise ValueError(f"a state is (h, c), two tensors of {wanted}, or None to start from zeros.")
+        for part in state:
             if list(part.shape) != wanted or part.device != x.device or (part.dtype != x.dtype and not mixed):
                 found = f"a state of {list(part.shape)}, {part.dtype} on {part.device}"
                 needed = f"x of {list(x.shape)}, {x.dtype} on {x.device}"
                 raise ValueError(f"{found} does not fit {needed}: expected {wanted}; start other clips from None.")
+        return tuple(state)
 
     def _chosen(self, x: Tensor) -> tuple[int, ...]:
         channels, map_size = self.input_conv.weight.shape[1], list(self.B.shape[1:])

@@ -11,7 +11,6 @@ __all__ = ['Pair', 'AUTOCAST', 'nearest', 'bilinear', 'pair', 'output_size', 'Ar
 
 # %% ../notebooks/06_deformable_convolution.ipynb #5079d4e5
 import copy
-import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -166,25 +165,16 @@ def tap_positions(offset: Tensor, kernel_size: Pair, stride: Pair = 1, padding: 
     return base + offset.unflatten(1, (-1, *base.shape[:2]))
 
 # %% ../notebooks/06_deformable_convolution.ipynb #4629fc01
-def neighbours(position: Tensor, length: int, border: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixel before each position and the pixel after it, along one axis: numbers, shares, and which of them count.
+def neighbours(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The pixel before each position and the pixel after it, along one axis: their numbers and their shares.
 
-    position: any shape, in pixels. length: pixels of the axis. Returns three tensors of one more axis, [2, ...]. Numbers
-    (int32) are always those of real pixels: a pixel that does not exist has share 0 (border "zero"), or positions outside
-    are first moved to the nearest end ("clamp"). What counts, 1 and not 0, has a slope: -1 for the pixel before, else 1.
+    position: any shape, in pixels. length: pixels of the axis. Returns two tensors of one more axis, [2, ...]. Numbers
+    (int32) go from -1 to `length`, the two ends of a rim of one pixel, which is also read by what lies farther out.
     """
-    if border == "clamp":
-        position, inside = nearest(position, 0, length - 1)
-    else:
-        position = position.clamp(-2, length + 1)  # infinity too; farther out there is nothing else
+    position = position.clamp(-2, length + 1)  # infinity too
     low = position.detach().floor().nan_to_num()
-    pixel = torch.stack([low, low + 1])
-    number = pixel.clamp(0, length - 1)
-    share = torch.stack([low + 1 - position, position - low])
-    if border == "clamp":
-        return number.int(), share, inside.to(share.dtype).expand(share.shape)
-    counts = (pixel - number).abs_().clamp_(max=1).neg_().add_(1)  # whole numbers: quicker than to compare
-    return number.int(), share * counts, counts
+    number = torch.stack([low, low + 1]).clamp(-1, length)
+    return number.int(), torch.stack([low + 1 - position, position - low])
 
 
 def products(by_y: Tensor, by_x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -211,13 +201,13 @@ def owed(grad: Tensor, row: Tensor, share: Tensor, rows: int) -> Tensor:
 
 # %% ../notebooks/06_deformable_convolution.ipynb #454af86f
 class Look(torch.autograd.Function):
-    """Bilinear readings at T taps of every reader, from a table [rows, numbers] that has a row for each pixel.
+    """Bilinear readings at T taps of every reader, from a table [rows, numbers] with a row for each pixel and its rim.
 
     places: y, x and perhaps a mask of every tap, [2 or 3, groups, B, N, T]. start: int32 [groups, B, 1, T], the row of pixel
-    (0, 0) for a tap. layout: rows from one pixel to the next, (height, width), border. Returns the readings times the mask,
+    (0, 0) for a tap. layout: rows from one pixel to the next, (height, width). Returns the readings times the mask,
     summed over T: [groups, B, N, numbers]; with weight [groups, T * numbers, filters] mixed instead: [groups, B, N, filters].
-    Taps outside the map read the line of zeros below it. Only the arguments are kept for the gradient, which is made of
-    operations that have a gradient themselves, and that torch.vmap can batch.
+    Only the arguments are kept for the gradient, which is made of operations that have a gradient themselves, and that
+    torch.vmap can batch.
     """
 
     generate_vmap_rule = True
@@ -230,7 +220,7 @@ class Look(torch.autograd.Function):
 
     @staticmethod
     def forward(table: Tensor, weight: Tensor | None, places: Tensor, start: Tensor, layout: tuple) -> Tensor:
-        mask, row, (share_y, _), (share_x, _) = Look.corners(places, start, layout)
+        mask, row, share_y, share_x = Look.corners(places, start, layout)
         looks = read(table, *Look.bags(weight, row, products(share_y, share_x, mask)))
         if weight is None:
             return looks.unflatten(0, places.shape[1:4])
@@ -239,8 +229,9 @@ class Look(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, weight, places, start = ctx.saved_tensors
-        mask, row, (share_y, counts_y), (share_x, counts_x) = Look.corners(places, start, ctx.layout)
-        slope_y, slope_x = (torch.stack([-before, after]) for before, after in (counts_y, counts_x))
+        mask, row, share_y, share_x = Look.corners(places, start, ctx.layout)
+        one = torch.ones_like(share_y[0])
+        slope = torch.stack([-one, one])
         bags = Look.bags(weight, row, products(share_y, share_x, mask))
         owes = grad if weight is None else grad.flatten(1, 2) @ weight.mT  # to a reader, or to its columns
         owes = owes.reshape(bags[0].shape[0], table.shape[1])
@@ -250,7 +241,7 @@ class Look(torch.autograd.Function):
             taps = places.shape[4] if weight is None else 1
             return numbers.unflatten(0, (owes.shape[0], taps)).mul_(owes.unsqueeze(1)).sum(2).view(places.shape[1:])
 
-        changes = [change(slope_y, share_x, mask), change(share_y, slope_x, mask)]
+        changes = [change(slope, share_x, mask), change(share_y, slope, mask)]
         changes += [] if mask is None else [change(share_y, share_x, None)]
         grad_table, owes, grad_weight = owed(owes, *bags, table.shape[0]), None, None  # the columns need the room
         if weight is not None:
@@ -258,25 +249,17 @@ class Look(torch.autograd.Function):
         return grad_table, grad_weight, torch.stack(changes), None, None
 
     @staticmethod
-    def corners(places: Tensor, start: Tensor, layout: tuple) -> tuple[Tensor | None, Tensor, list, list]:
-        """The mask; rows of the four pixels around every place, [..., 4]; shares and what counts along y; the same along x."""
-        (y, x, mask), (step, size, border) = (*places, None)[:3], layout
-        line, *along_y = neighbours(y, size[0], border)
-        column, *along_x = neighbours(x, size[1], border)
-        if border == "zero":
-            outside = 1 - torch.maximum(*along_y[1]) * torch.maximum(*along_x[1])
-            line = (line + (outside * size[0]).int()).clamp(max=size[0])
-        row = (line * (size[1] * step) + start).unsqueeze(1) + column * step
-        return mask, row.flatten(0, 1).movedim(0, -1).contiguous(), along_y, along_x
+    def corners(places: Tensor, start: Tensor, layout: tuple) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        """The mask; rows of the four pixels around every place, [..., 4]; shares along y and along x."""
+        (y, x, mask), (step, (height, width)) = (*places, None)[:3], layout
+        (line, share_y), (column, share_x) = neighbours(y, height), neighbours(x, width)
+        row = (line * ((width + 2) * step) + start).unsqueeze(1) + column * step
+        return mask, row.flatten(0, 1).movedim(0, -1).contiguous(), share_y, share_x
 
     @staticmethod
     def bags(weight: Tensor | None, *corners: Tensor) -> list[Tensor]:
         """Rows and shares, [groups, B, N, T, 4], as bags: one for every reader, or for every tap if columns are wanted."""
         return [each.flatten(3).flatten(0, 2) if weight is None else each.flatten(0, 3) for each in corners]
-
-
-# PyTorch asks for the signature at each call, and working it out would take a twentieth of a small block's time.
-Look.forward.__signature__ = inspect.signature(Look.forward)
 
 # %% ../notebooks/06_deformable_convolution.ipynb #550a207f
 def kernel_matrices(weight: Tensor, groups: int, bundles: int, mix: bool) -> Tensor:
@@ -301,18 +284,19 @@ def look_together(
     """
     taps, each = places[0].shape[2], bundles // groups
     maps, (height, width) = images.flatten(2).unflatten(1, (bundles, -1)).mT, map(int, images.shape[2:])
-    maps = maps @ matrices if mix else maps  # mixed: filters for tap 0, then for tap 1, ...
-    maps = torch.cat([maps, maps.new_zeros(*maps.shape[:2], width, maps.shape[3])], 2).contiguous()  # and a line of zeros
+    maps = (maps @ matrices if mix else maps).unflatten(2, (height, width))  # mixed: filters for tap 0, then tap 1, ...
+    maps = F.pad(maps, (0, 0, 1, 1, 1, 1), mode="constant" if border == "zero" else "replicate").flatten(2, 3)
     step = int(taps) if mix else 1  # rows from one pixel to the next
-    table = maps.view(-1, maps.shape[3] // step)
-    start = torch.arange(images.shape[0] * bundles, device=images.device, dtype=torch.int32) * (maps.shape[2] * step)
+    table = maps.contiguous().view(-1, maps.shape[3] // step)
+    start = torch.arange(images.shape[0] * bundles, device=images.device, dtype=torch.int32) * maps.shape[2]
+    start = (start + width + 3) * step  # pixel (0, 0): one line and one pixel of the rim lie before it
     tap = torch.arange(taps, device=images.device, dtype=torch.int32) % step
     start = (start.view(images.shape[0], groups, 1, each, 1).transpose(0, 1) + tap).flatten(3)
     lines = []
     for block in places:
         block = block.repeat_interleave(bundles // block.shape[1], 1).unflatten(1, (groups, each))
         block = block.permute(4, 1, 0, 5, 6, 2, 3).flatten(5).flatten(3, 4)  # [2 or 3, groups, B, h * w, taps]
-        looks = Look.apply(table, None if mix else matrices, block, start, (step, (height, width), border))
+        looks = Look.apply(table, None if mix else matrices, block, start, (step, (height, width)))
         lines.append(looks.permute(1, 0, 3, 2).flatten(1, 2))
     return torch.cat(lines, 2)
 
@@ -342,7 +326,8 @@ class LookAlone(torch.autograd.Function):
         pixel, ((top_left, top_right), (low_left, low_right)), part_y, part_x = LookAlone.corners(maps, y, x)
         grad_y = grad * torch.lerp(low_left - top_left, low_right - top_right, part_x)
         grad_x = grad * torch.lerp(top_right - top_left, low_right - low_left, part_y)
-        grad_maps, low = torch.zeros_like(maps).flatten(1), grad * part_y
+        low = grad * part_y
+        grad_maps = low.new_zeros(maps.shape, dtype=maps.dtype).flatten(1)  # of `low`, which torch.vmap may have batched
         for line, part in ((0, grad - low), (maps.shape[2], low)):
             right = part * part_x
             grad_maps.scatter_add_(1, pixel + line, (part - right).to(maps.dtype))
@@ -398,8 +383,9 @@ def deform_conv2d(
 
     Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; places and shares are computed
     in float32 or wider. A tap outside reads 0 (or the nearest pixel) however far out it is, at infinity too; an offset that
-    is not a number makes its outputs so. Differentiable twice, and with torch.func's grad, vmap and jacrev (chunk_size=1);
-    forward mode (jvp, jacfwd) is a NotImplementedError. Raises ArgumentError, a ValueError, if an argument does not fit.
+    is not a number makes its outputs so. Differentiable twice, and with torch.func's grad, vmap (not of the weight alone)
+    and jacrev (chunk_size=1); forward mode (jvp, jacfwd) is a NotImplementedError. Raises ArgumentError, a ValueError, if
+    an argument does not fit.
     """
     if torch.overrides.has_torch_function((input, offset, weight)):  # PyTorch's protocol: chapter 07 records calls by it
         given = (input, offset, weight, bias, stride, padding, dilation, mask)

@@ -284,14 +284,14 @@ def save_network(net: VideoNet, path: str | Path, classes: tuple[str, ...]) -> N
     """Write weights, configuration and class names of `net` to a safetensors file; `path` is never half written.
 
     net: wrapped or not, see `unwrapped`; the same network gives the same bytes. Raises NetworkError if it is no VideoNet, if it has
-    tensors that load_network would refuse, if there are not as many class names as logits, or no room.
+    tensors that load_network would refuse, if class names are not one text for each logit, or if there is no room.
     """
     path, net = Path(path), unwrapped(net)
     if not isinstance(net, VideoNet):
         raise NetworkError(f"{path}: a {type(net).__name__} is no VideoNet: save its state_dict with safetensors instead.")
-    if len(classes) != net.config.classes:
+    if len(classes) != net.config.classes or not all(isinstance(name, str) for name in classes):
         raise NetworkError(
-            f"{path}: {len(classes)} class names for a network with {net.config.classes} logits: give one name per logit."
+            f"{path}: {len(classes)} class names for a network with {net.config.classes} logits: give one text per logit."
         )
     tensors = {_bare(name): tensor.contiguous() for name, tensor in net.state_dict().items()}
     strange = sorted(name for name, _ in _shapes(tensors).items() ^ _wanted(net.config).items())

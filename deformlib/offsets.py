@@ -576,6 +576,7 @@ def save_film(
         pictures.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
         plt.close(figure)
     with replacing(path) as beside:
+        beside.touch()  # what cannot be written there is said here, with its name
         if ending == ".png":
             Image.fromarray(np.hstack(pictures)).save(beside)
         elif ending == ".gif":

@@ -576,6 +576,12 @@ def test_maps_of_another_size_are_refused(shape):
             use(torch.rand(2, 1, 6, 5))
 
 
+@pytest.mark.parametrize("state", [(), (None, None), "hc", torch.zeros(2, 2, 4, 6, 5), [torch.zeros(2, 4, 6, 5)] * 3])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match=r"a state is \(h, c\), two tensors of \[2, 4, 6, 5\], or None"):
+        ConvLSTM(1, 4)(torch.rand(2, 1, 3, 6, 5), state)
+
+
 def test_a_state_is_handed_on_under_autocast():
     layer, x = ConvLSTM(1, 4), torch.rand(2, 1, 4, 6, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -432,6 +432,8 @@ def test_wrong_files_are_one_clear_error(tmp_path):
             load_network(path)
     with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):
         save_network(VideoNet(TINY), path, ("joy", "anger"))
+    with pytest.raises(NetworkError, match="give one text per logit"):  # load_network would refuse numbers
+        save_network(VideoNet(TINY), path, (0, 1, 2, 3))
 
 
 SMALL = {"length": 8, "size": 16, "conv3d": (2, 3, 4), "hidden": (5, 5, 5), "conv2d": (4, 5, 6)}

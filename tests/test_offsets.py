@@ -826,6 +826,8 @@ def test_films_that_cannot_be_written_are_said(tmp_path, monkeypatch):
     for ending in ("gif", "mp4"):
         with pytest.raises(OSError, match=f"film.{ending}: there is no such folder"):
             save_film(draw_gray, [0], tmp_path / "nowhere" / f"film.{ending}")
+        with pytest.raises(OSError, match=f"a{{250}}.{ending}"):  # as in a folder that may not be written
+            save_film(draw_gray, [0], tmp_path / f"{'a' * 250}.{ending}")
     monkeypatch.setattr("av.codecs_available", {"mpeg4", "h264"})
     with pytest.raises(OSError, match=r"film.mp4: this PyAV has no encoder for H.264.*save a .gif"):
         save_film(draw_gray, [0], tmp_path / "film.mp4")
