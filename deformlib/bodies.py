@@ -5,8 +5,8 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
-           'DEPTH', 'Points', 'HALF', 'OURS', 'COLUMNS', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act',
-           'Actor', 'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform',
+           'DEPTH', 'Points', 'HALF', 'OURS', 'COLUMNS', 'NOBODY', 'BodyError', 'Motion', 'reach', 'ease', 'drift',
+           'Act', 'Actor', 'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform',
            'frame_figure', 'paint', 'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole',
            'film_all', 'make_corpus', 'column_roles', 'read_table', 'read_manifest']
 
@@ -17,6 +17,7 @@ import io
 import os
 import re
 import threading
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -524,6 +525,7 @@ COLUMNS = {  # what a column of manifest.csv may be called, written without capi
     "actor": """actor actorid subject subjectid person personid participant participantid performer performerid
     speaker speakerid signer signerid dancer dancerid player playerid""".split(),
 }
+NOBODY = tuple(" nan <na> n/a none null unknown - ?".split(" "))  # what is written for an actor who is not known
 
 
 def column_roles(header: list[str]) -> dict[str, list[str]]:
@@ -554,8 +556,12 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise BodyError(f"{path} does not exist: write one with the columns path,label,actor.") from None
     except OSError as error:
         raise BodyError(f"{path} cannot be read ({error.strerror}): it must be a file that you may read.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise BodyError(f"{path} cannot be taken apart ({error}): close a quotation mark, or shorten the cell.") from None
+    except UnicodeDecodeError as error:
         raise BodyError(f"{path} is no UTF-8 table ({error}): save it again as CSV UTF-8.") from None
+    if "\0" in text:
+        raise BodyError(f"{path} is no UTF-8 table (it holds zero bytes): save it again as CSV UTF-8.")
     if not any(tables):
         raise BodyError(f"{path} is empty: write a first line path,label,actor and then one line for each video.")
     (_, header), *rows = max(filter(None, tables), key=lambda rows: _fit(rows[0][1]))
@@ -599,14 +605,14 @@ def read_manifest(folder: Path) -> tuple[dict[str, tuple[str, str | None]], list
             left_out.append((path, "its path leaves the corpus folder: copy the video into it"))
         elif path in labels:
             left_out.append((path, f"manifest.csv has a second line for it, with label {label!r}: keep one"))
-        elif not label:
+        elif label.casefold() in ("", "nan", "<na>"):
             left_out.append((path, "manifest.csv has no label for it: fill it in"))
         elif not os.path.isfile(folder / path):  # False also for a name that no disk can hold
             left_out.append((path, "in manifest.csv, but not in the folder: correct the path or add the video"))
         elif home not in Path(os.path.realpath(folder / path)).parents:
             left_out.append((path, "a link in its path leaves the corpus folder: copy the video into it"))
         else:
-            labels[path] = (label, actor or None)
+            labels[path] = (label, None if actor.casefold() in NOBODY else actor)
     if not rows:
         raise BodyError(f"{manifest} has columns, but no line for any file: write one line for each.")
     motion = [path for path in labels if path.lower().endswith(".bvh")]
@@ -621,5 +627,8 @@ def _inside(folder: Path, path: str) -> str:
     """The path of a manifest's row as this system writes it, from the folder on if it leads there."""
     if "\\" in path and not os.path.isfile(folder / path):  # written on Windows
         path = path.replace("\\", "/")
+    for form in ("NFC", "NFD"):  # accents as one sign or two: systems differ, and nobody sees it
+        if not os.path.isfile(folder / path) and os.path.isfile(folder / unicodedata.normalize(form, path)):
+            path = unicodedata.normalize(form, path)
     path, home = os.path.normpath(path), os.path.abspath(folder)
     return os.path.relpath(path, home) if os.path.isabs(path) and Path(home) in Path(path).parents else path

@@ -244,7 +244,7 @@ class _Decoder:
 
     def __init__(self, film: av.VideoStream):
         self.film, self.met, self.stamps, self.packet_of = film, [], [], {}
-        self.packets, self.different = 0, set()
+        self.packets, self.different, self.gaps = 0, set(), []
         film.codec_context.thread_count = 1  # a corpus reads several files at a time
         if film.codec.name == "mjpeg":  # or half a frame would be filled up with the remains of another
             film.codec_context.options = {"err_detect": "explode"}
@@ -262,6 +262,8 @@ class _Decoder:
                         self.different.add(self.packets)
                     self.packet_of[packet.pts] = self.packets, packet.duration or 0
                     yield packet
+                    if packet.is_corrupt:  # the next one breaks off; HEVC's decoder does not tell, others do
+                        self.gaps.append(self.packets + (self.film.codec.name != "hevc"))
         except IndexError:  # PyAV, at the end: streams began that were not there at the start
             pass
         except av.error.FFmpegError as error:
@@ -287,8 +289,10 @@ class _Decoder:
 
     def whole(self) -> np.ndarray:
         """Which of the frames decoded whole, and from whole ones: bool `[T]`."""
-        whole, spoilt, since = np.zeros(len(self.stamps), dtype=bool), False, 0
-        for _, shown, damaged, key in sorted(self.met, key=itemgetter(0)):  # as the packets came
+        whole, spoilt, since, last = np.zeros(len(self.stamps), dtype=bool), False, 0, 0
+        for number, shown, damaged, key in sorted(self.met, key=itemgetter(0)):  # as the packets came
+            spoilt |= any(last <= gap < number for gap in self.gaps)
+            last = number
             if spoilt and key and not damaged:
                 spoilt, since = False, shown
             spoilt |= damaged

@@ -479,7 +479,8 @@ def in_picture(motion: Motion, actor: Actor, rng: np.random.Generator) -> np.nda
 def has_motion(folder: str | Path) -> bool:
     """Whether the manifest.csv of `folder` names BVH files (.bvh, in any letter case); without one, whether most files are BVH."""
     if (Path(folder) / "manifest.csv").exists():
-        return any(path.lower().endswith(".bvh") for path in read_manifest(Path(folder))[0])
+        labels, left_out, _ = read_manifest(Path(folder))
+        return any(path.lower().endswith(".bvh") for path in labels or dict(left_out))
     names = [name for _, _, names in os.walk(folder) for name in names]
     return 0 < len(names) <= 2 * sum(name.lower().endswith(".bvh") for name in names)
 
@@ -493,9 +494,9 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
 
     A film is named after its BVH file and a checksum of that file and its actor, as in walk_1a2b3c4d.avi: films that are
     whole are kept, and a changed file is filmed again. A file that cannot be read, or has the contents of an earlier one,
-    is named and left out; so is one that never shows head and trunk, and one that shows them in part of its frames is
-    named. films_README.txt says how they were filmed; films made otherwise are filmed again. Raises BodyError if there is no
-    usable manifest, no file is left, or both folders are one.
+    is named and left out; so is one that the manifest does not name, or that never shows head and trunk. A person who is
+    out of the picture in part of the frames is named. films_README.txt says how they were filmed; films made otherwise are
+    filmed again. Raises BodyError if there is no usable manifest, no file is left, or both folders are one.
     """
     bvh_folder, folder = Path(bvh_folder), Path(folder)
     if bvh_folder.resolve() == folder.resolve():
@@ -526,6 +527,11 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
         return name, label, actor
 
     labels, left_out, unused = read_manifest(bvh_folder)
+    if labels and not any(path.lower().endswith(".bvh") for path in labels):
+        raise BodyError(f"{bvh_folder}: manifest.csv names no .bvh files ({min(labels)}): name a folder of motion capture.")
+    told = {*labels, *dict(left_out)}
+    found = [os.path.relpath(path, bvh_folder) for path in bvh_folder.rglob("*") if path.suffix.lower() == ".bvh"]
+    notes += [f"{path} left out: not in manifest.csv: add a line to use it" for path in found if path not in told]
     for path in labels:  # read_manifest has seen that they are there
         with suppress(OSError):
             twins[path] = firsts.setdefault(hashlib.sha256((bvh_folder / path).read_bytes()).digest(), path)

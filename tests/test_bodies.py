@@ -325,6 +325,38 @@ def test_a_row_is_left_out_for_a_reason_and_unread_columns_are_named(tmp_path: P
     assert "leaves the corpus folder" in reasons.pop(str(Path("../c.avi"))) and "second line" in reasons.pop("a.avi") and not reasons
 
 
+def test_accents_may_be_one_sign_or_two(tmp_path: Path):
+    """A folder from one system, a table from another: the names look alike."""
+    for name, form in (("\u00e9.avi", "e\u0301.avi"), ("o\u0308.avi", "\u00f6.avi")):
+        (tmp_path / form).touch()
+        (tmp_path / "manifest.csv").write_text(f"path,label\n{name},joy\n", encoding="utf-8")
+        assert bodies.read_manifest(tmp_path)[:2] == ({form: ("joy", None)}, [])
+
+
+def test_a_missing_actor_or_label_is_no_name(tmp_path: Path):
+    """As pandas and people write what is missing."""
+    (tmp_path / "a.avi").touch()
+    for word in ("NaN", "nan", "None", "N/A", "<NA>", "unknown", "-", " ? "):
+        (tmp_path / "manifest.csv").write_text(f"path,label,actor\na.avi,none,{word}\n")
+        assert bodies.read_manifest(tmp_path)[0] == {"a.avi": ("none", None)}
+    (tmp_path / "manifest.csv").write_text("path,label,actor\na.avi,NaN,Ann\n")
+    assert bodies.read_manifest(tmp_path)[:2] == ({}, [("a.avi", "manifest.csv has no label for it: fill it in")])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("path,label\na.avi,joy\n".encode("utf-16-le"), "zero bytes.*save it again as CSV UTF-8"),
+        ("path,label\na.avi,joy\n".encode("utf-32"), "zero bytes"),
+        (b'path,label\na.avi,"joy\n' + 30000 * b"b.avi,fear\n", "cannot be taken apart.*close a quotation mark"),
+    ],
+)
+def test_a_table_that_is_none_is_told_what_is_wrong(tmp_path: Path, data: bytes, said: str):
+    (tmp_path / "manifest.csv").write_bytes(data)
+    with pytest.raises(bodies.BodyError, match=said):
+        bodies.read_manifest(tmp_path)
+
+
 def test_a_whole_path_into_the_folder_is_taken(tmp_path: Path):
     (tmp_path / "a.avi").touch()
     (tmp_path / "manifest.csv").write_text(f"path,label\n{tmp_path / 'a.avi'},joy\n")

@@ -202,3 +202,21 @@ def test_a_camera_that_writes_exif_into_each_frame(tmp_path: Path):
         video = decode_video(tmp_path / name, color=True)
         theirs, _ = media.program(tmp_path / name, (64, 48, 3), deinterlace=False)
         assert video.size == (64, 48) and np.array_equal(video.frames.transpose(0, 2, 3, 1)[..., ::-1], theirs)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "libx265 -x265-params log-level=none"])
+@pytest.mark.parametrize("lost", [1, 5])
+def test_frames_behind_lost_parts_of_a_stream_are_left_out(codec: str, lost: int, tmp_path: Path):
+    """Packets that a receiver missed: what builds on them would be made of other pictures, and decoders do not tell."""
+    path, packet = tmp_path / "a.ts", 188
+    assert media.encoded(path, codec, "-g", "16", "-pix_fmt", "yuv420p", seconds=1.6) == ""
+    whole, data = read_video(path).astype(int), path.read_bytes()
+    damaged = []
+    for place in (0.2, 0.4, 0.6):
+        start = int(place * len(data)) // packet * packet
+        path.write_bytes(data[:start] + data[start + lost * packet :])
+        video = decode_video(path)
+        damaged.append(len(whole) - len(video.frames))
+        away = [np.abs(whole - frame).mean(axis=(1, 2, 3)).min() for frame in video.frames]
+        assert max(away) < 0.5 and len(video.frames) > 8, (place, away)
+    assert max(damaged) > 2

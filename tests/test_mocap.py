@@ -832,6 +832,25 @@ def test_the_same_motion_twice_is_one_film(tmp_path: Path, capsys):
     assert "copy.bvh left out: the same motion as one.bvh" in capsys.readouterr().out
 
 
+def test_every_bvh_file_is_filmed_or_named(tmp_path: Path, capsys):
+    folder = bvh_folder(tmp_path)
+    (folder / "deep" / "STRAY.BVH").write_text(GOOD)
+    assert len(films(mocap.motion_corpus(folder, tmp_path / "made"))) == 2
+    stray = Path("deep/STRAY.BVH")
+    assert f"{stray} left out: not in manifest.csv: add a line to use it\n" in capsys.readouterr().out
+
+
+def test_a_manifest_of_videos_is_one_sentence_and_one_of_wrong_paths_is_still_of_motion(tmp_path: Path):
+    folder = bvh_folder(tmp_path)
+    (folder / "manifest.csv").write_text("path,label\nelsewhere/one.bvh,joy\n")
+    assert mocap.has_motion(folder)
+    (folder / "film.avi").touch()
+    (folder / "manifest.csv").write_text("path,label\nfilm.avi,joy\nlost.bvh,joy\n")
+    assert not mocap.has_motion(folder)
+    with pytest.raises(BodyError, match=r"names no \.bvh files .film\.avi.: name a folder of motion capture"):
+        mocap.motion_corpus(folder, tmp_path / "made")
+
+
 def test_nobodys_manifest_is_lost(tmp_path: Path):
     """Films into the folder of the BVH files, or into one of other videos: refused, the table as it was; nothing usable: no table."""
     folder = bvh_folder(tmp_path)
