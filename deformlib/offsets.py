@@ -139,10 +139,13 @@ def centres(chain: nn.Module) -> Tensor:
     """From pixels of a chain's output map to pixels of its input, centre to centre: [2, 2], a scale (y, x) and a shift (y, x).
 
     chain: convolutions and poolings that run in the order they are listed, whatever else stands between them. A layer of
-    stride s, padding p, kernel k and dilation d looks at s * position + d (k - 1) / 2 - p. Raises ValueError for a transposed one.
+    stride s, padding p, kernel k and dilation d looks at s * position + d (k - 1) / 2 - p. ValueError for a transposed one, or for
+    a layer that enlarges or pools to a fixed size.
     """
     scale, shift, layers = torch.ones(2), torch.zeros(2), {}
     for name, layer in named_layers(chain):
+        if isinstance(layer, (nn.Upsample, nn.PixelShuffle)) or hasattr(layer, "output_size"):
+            raise ValueError(f"{name or 'the layer'} enlarges, or pools to a fixed size: its scale is not known here.")
         inside = any(outer in ("", name) or name.startswith(f"{outer}.") for outer in layers)  # such as an offset branch
         if hasattr(layer, "kernel_size") and hasattr(layer, "stride") and not inside:
             layers[name] = layer

@@ -257,6 +257,9 @@ def test_wrapped_layers_of_a_chain_count_once():
     assert centres(block.conv1).equal(centres(nn.Sequential(block.conv1))) and centres(block)[0].tolist() == [2, 2]
     with pytest.raises(ValueError, match="^1 is a transposed convolution"):
         centres(nn.Sequential(pool, nn.ConvTranspose2d(1, 1, 2)))
+    for layer in (nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(4), nn.PixelShuffle(2)):
+        with pytest.raises(ValueError, match="1 enlarges, or pools to a fixed size"):
+            centres(nn.Sequential(pool, layer))
 
 
 def test_many_positions_at_once_and_where_they_rest():
