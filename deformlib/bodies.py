@@ -5,8 +5,8 @@ They have the shape of GEMEP, which nobody may pass on: 145 clips, 10 actors, 72
 
 # %% auto #0
 __all__ = ['EMOTIONS', 'FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS',
-           'DEPTH', 'Points', 'HALF', 'OURS', 'COLUMNS', 'NOBODY', 'BodyError', 'Motion', 'reach', 'ease', 'drift', 'Act',
-           'Actor', 'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform',
+           'DEPTH', 'Points', 'HALF', 'OURS', 'COLUMNS', 'NOBODY', 'BodyError', 'Motion', 'reach', 'ease', 'drift',
+           'Act', 'Actor', 'draw_actor', 'rotation', 'in_turn', 'rhythm', 'body_curves', 'hand_targets', 'perform',
            'frame_figure', 'paint', 'ClipPlan', 'plan_corpus', 'play', 'replacing', 'write_video', 'is_whole',
            'film_all', 'make_corpus', 'column_roles', 'read_table', 'read_manifest']
 
