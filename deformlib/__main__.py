@@ -121,8 +121,10 @@ def prepared(folder: Path) -> Path:
 def inspect(options: argparse.Namespace) -> None:
     """Say what a corpus holds, what was left out, which films seem to show nobody, and draw its contact sheet."""
     from .bodies import replacing
-    from .corpus import Corpus, contact_sheet, describe
+    from .corpus import Corpus, CorpusError, contact_sheet, describe
 
+    if options.sheet and (options.sheet.suffix.lower() != ".png" or not options.sheet.parent.is_dir()):
+        raise CorpusError(f"{options.sheet} cannot be written: name a file that ends in .png, in a folder that is there.")
     corpus = Corpus(prepared(options.folder), cache=options.cache, quiet=True)
     print(describe(corpus))
     figure, strange = contact_sheet(corpus)
@@ -131,8 +133,11 @@ def inspect(options: argparse.Namespace) -> None:
     if len(strange) > 20:
         print(f"WARNING: {len(strange) - 20} more seem to show nobody")
     sheet = options.sheet or Path(f"{corpus.name}-sheet.png")
-    with replacing(sheet) as beside:
-        figure.savefig(beside, format="png")
+    try:
+        with replacing(sheet) as beside:
+            figure.savefig(beside, format="png")
+    except OSError as error:
+        raise CorpusError(f"{sheet} cannot be written ({error.strerror}): name another file with --sheet.") from None
     print(f"one frame of each clip is in {sheet}: look at it")
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,11 @@ def shortened(counts: dict[str, int], limit: int = 20) -> str:
     return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:limit]) + more
 
 
+def _plain(name: str) -> str:
+    """A name without capitals, blanks, hyphens and signs that are not seen, its accents in one form."""
+    return "".join(sign for sign in unicodedata.normalize("NFKC", name).casefold() if sign.isalnum() or sign in ".,+")
+
+
 class Corpus:
     """The videos of a folder, with labels, decoded once to `size` x `size` pixels, gray unless `color`.
 
@@ -271,7 +277,7 @@ class Corpus:
         self._files = tuple(map(self._file, files))
         self.labels = np.array([video.label for video in videos], dtype=np.int64)
         if not videos:
-            said = "".join(f" Left out: {line}." for line in self.left_out_lines()[:1])
+            said = f" Left out: {'; '.join(lines)}." if (lines := self.left_out_lines()[:3]) else ""
             raise CorpusError(
                 f"{folder} holds no labelled video that can be read: add videos and a manifest.csv (path,label,actor), "
                 f"or name them as GEMEP does, or put them into one folder for each class.{said}"
@@ -319,9 +325,9 @@ class Corpus:
             remarks.append("all clips are of one class, so there is nothing to tell apart")
         actors = [video.actor for video in self.videos]
         for names in (set(self.classes), set(actors) - {None}):
-            plain = Counter(name.casefold() for name in names)
-            alike = sorted(name for name in names if plain[name.casefold()] > 1)
-            remarks += [f"different names, if only by their capitals: {', '.join(alike)}"] if alike else []
+            plain = {name: _plain(name) for name in names}
+            alike = sorted(name for name in names if [*plain.values()].count(plain[name]) > 1)
+            remarks += [f"different names, if only by capitals, blanks or signs: {', '.join(alike)}"] if alike else []
         if unknown := actors.count(None):
             many = "no video has an" if unknown == len(actors) else f"{unknown} of {len(actors)} videos have no"
             remarks.append(f"{many} actor, so no split by actor is possible: fill the actor column of a manifest.csv")

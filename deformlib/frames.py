@@ -325,6 +325,8 @@ def _checked_name(path: Path) -> str:
     readable = name.encode(errors="replace").decode()
     if readable != name:
         raise VideoError(f"{readable} has a name that is no UTF-8: rename it.")
+    if os.path.isdir(name):
+        raise VideoError(f"{path} is a folder: name one video in it.")
     if not os.path.isfile(name):
         raise VideoError(f"{path} is not there: check the folder and the spelling.")
     if os.path.getsize(name) == 0:

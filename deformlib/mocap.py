@@ -493,10 +493,10 @@ def motion_corpus(bvh_folder: str | Path, folder: str | Path) -> Path:
     """Film every BVH file named in `bvh_folder`/manifest.csv into `folder`, with a manifest.csv; returns `folder`.
 
     A film is named after its BVH file and a checksum of that file and its actor, as in walk_1a2b3c4d.avi: films that are
-    whole are kept, and a changed file is filmed again. A file that cannot be read, or has the contents of an earlier one,
-    is named and left out; so is one that the manifest does not name, or that never shows head and trunk. A person who is
-    out of the picture in part of the frames is named. films_README.txt says how they were filmed; films made otherwise are
-    filmed again. Raises BodyError if there is no usable manifest, no file is left, or both folders are one.
+    whole are kept, and a changed file is filmed again. A file that cannot be read, has the contents of an earlier one, is not
+    in the manifest, or never shows head and trunk is named and left out; one that shows them in part of its frames is named.
+    films_README.txt says how they were filmed; films made otherwise are filmed again. Raises BodyError if there is no usable
+    manifest, it names no BVH files, no file is left, or both folders are one.
     """
     bvh_folder, folder = Path(bvh_folder), Path(folder)
     if bvh_folder.resolve() == folder.resolve():

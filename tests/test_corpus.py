@@ -518,7 +518,26 @@ def test_some_actors_missing_and_names_that_differ_by_capitals(folder, cache, ca
     Corpus(folder, size=16, cache=cache)
     said = capsys.readouterr().out
     assert "1 of 12 videos have no actor" in said
-    assert "different names, if only by their capitals: Joy, joy" in said and "capitals: P1, p1" in said
+    assert "different names, if only by capitals, blanks or signs: Joy, joy" in said and "signs: P1, p1" in said
+
+
+@pytest.mark.parametrize("names", [("e\u0301", "\u00e9"), ("joy ", "joy"), ("hand_wave", "hand wave"), ("joy\u200b", "joy")])
+def test_classes_that_look_alike_are_named(names, tmp_path, cache):
+    for number, name in enumerate(names):
+        (tmp_path / "c" / name).mkdir(parents=True)
+        write(tmp_path / "c" / name / "a.avi", 3 + number)
+    assert any("if only by" in remark for remark in Corpus(tmp_path / "c", cache=cache, quiet=True).remarks)
+
+
+def test_a_table_under_another_name_and_wrong_paths_are_told(tmp_path, cache):
+    """Whoever has films and a table, and neither in the wanted form, hears of both."""
+    write(tmp_path / "a.avi", 3)
+    (tmp_path / "Labels.csv").write_text("path,label\na.avi,joy\n")
+    with pytest.raises(CorpusError, match=r"Left out: Labels\.csv: a table of labels must be called manifest\.csv.*; a\.avi: has no label"):
+        Corpus(tmp_path, cache=cache)
+    (tmp_path / "manifest.csv").write_text("path,label\na,joy\n")
+    with pytest.raises(CorpusError, match=r"a: in manifest\.csv, but not in the folder"):
+        Corpus(tmp_path, cache=cache)
 
 
 def test_motion_capture_is_no_corpus_and_the_sentence_says_what_to_do(tmp_path, cache):

@@ -87,6 +87,11 @@ def test_the_example_videos_have_the_pixels_that_opencv_gives():
             assert np.array_equal(frame, cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2GRAY)), path
 
 
+def test_a_folder_is_told_from_a_name_that_is_not_there(tmp_path):
+    with pytest.raises(VideoError, match="is a folder: name one video in it"):
+        read_video(tmp_path)
+
+
 def test_the_decoder_is_named_with_its_versions():
     assert DECODER.startswith(f"PyAV {av.__version__}, libavcodec ") and DECODER.count(".") >= 4
 

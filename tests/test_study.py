@@ -506,6 +506,7 @@ def test_inspect_says_what_is_there_and_draws_it(videos: Path, tmp_path: Path, c
     """The description, the picture in the named place, a film that shows nobody; the folder is only read, the cache is where it was asked for."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     folder = shutil.copytree(videos, tmp_path / "films")
     write_video([np.full((576, 720, 3), 90, np.uint8)] * 4, folder / "wall.avi")
     with (folder / "manifest.csv").open("a") as file:
@@ -523,6 +524,8 @@ def test_inspect_says_what_is_there_and_draws_it(videos: Path, tmp_path: Path, c
     assert before == {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 31
     assert __main__.main([*words, "--sheet", "other.png"]) == 0 and (tmp_path / "other.png").stat().st_size > 1000
+    for other in ("other.jpg", "no/such.png", str(folder)):
+        assert __main__.main([*words, "--sheet", other]) == 1 and "cannot be written: name a file that ends in .png" in capsys.readouterr().err
     assert __main__.main(["inspect", str(folder)]) == 1  # no home: the sentence names what helps
     assert re.search(r"/proc/none\S* cannot hold .*--cache.*XDG_CACHE_HOME", capsys.readouterr().err)
 
