@@ -126,10 +126,10 @@ def inspect(options: argparse.Namespace) -> None:
     if options.sheet and (options.sheet.suffix.lower() != ".png" or not options.sheet.parent.is_dir()):
         raise CorpusError(f"{options.sheet} cannot be written: name a file that ends in .png, in a folder that is there.")
     corpus = Corpus(prepared(options.folder), cache=options.cache, quiet=True)
-    print(describe(corpus))
+    print(describe(corpus, limit=1000))
     figure, strange = contact_sheet(corpus)
     for path, reason in list(strange.items())[:20]:
-        print(f"WARNING: {path} seems to show nobody: {reason}")
+        print(f"WARNING: look at {path}, which seems to show nobody: {reason}")
     if len(strange) > 20:
         print(f"WARNING: {len(strange) - 20} more seem to show nobody")
     sheet = options.sheet or Path(f"{corpus.name}-sheet.png")

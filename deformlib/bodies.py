@@ -521,7 +521,7 @@ def make_corpus(folder: str | Path, plan: list[ClipPlan] | None = None, seed: in
 # %% ../notebooks/01_body_videos.ipynb #91aa8426
 COLUMNS = {  # what a column of manifest.csv may be called, written without capitals, blanks and signs
     "path": "path file filename filepath video videofile videoname videopath bvh bvhfile bvhpath".split(),
-    "label": "label class classlabel classname category emotion emotionlabel".split(),
+    "label": "label labels class classlabel classname category emotion emotionlabel".split(),
     "actor": """actor actorid subject subjectid person personid participant participantid performer performerid
     speaker speakerid signer signerid dancer dancerid player playerid""".split(),
 }

@@ -240,8 +240,8 @@ class Corpus:
     interrupted leaves nothing half done. Videos are sorted by path, so their numbers are the same everywhere.
 
     `videos` (tuple of `Video`), `classes` (tuple of names), `labels` (int64, one a video), `facts` (a dict a video: what
-    chapter 02's `DecodedVideo` says of it), `rejected` (tuple of file and reason), `remarks` (what was guessed, is
-    missing or left out, in sentences; printed unless `quiet`), `name` (of the folder), `key` (hexadecimal: contents,
+    chapter 02's `DecodedVideo` says of it), `rejected` (tuple of file and reason), `remarks` (what was guessed or is
+    missing, in sentences; printed with what is left out unless `quiet`), `name` (of the folder), `key` (hexadecimal: contents,
     labels and settings together). Raises `CorpusError` if there is no folder, no video that decodes, or no label.
     """
 
@@ -265,7 +265,8 @@ class Corpus:
         files, videos, facts = {}, [], []  # files: fingerprint -> path, for the videos that are kept
         for path, (digest, known, trouble) in zip(paths, self._decode(paths), strict=True):
             if trouble is None and digest in files:
-                trouble = f"has the same contents as {files[digest]}: keep one of them"
+                other = f", where it is {named[files[digest]][0]}" * (named[files[digest]][0] != named[path][0])
+                trouble = f"has the same contents as {files[digest]}{other}: keep one of them"
             if trouble is None:
                 label, actor = named[path]
                 files[digest] = path
@@ -284,7 +285,8 @@ class Corpus:
             )
         guessed = not (self.folder / "manifest.csv").exists()
         self.remarks = self._remarks(remarks)
-        for remark in () if quiet else self.remarks[not guessed :]:
+        left_out = [f"left out {line}" for line in self.left_out_lines()]
+        for remark in () if quiet else self.remarks[not guessed :] + left_out:
             print(f"{self.name}: {remark}")
         parts = [(path, named[path], f"{digest}.npy") for digest, path in files.items()]  # of any decoder
         self.key = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
@@ -313,7 +315,7 @@ class Corpus:
             else:
                 lines += [(f"{path}: {reason}", 1) for path, reason in group]
         more = sum(count for _, count in lines[limit:])
-        return [text for text, _ in lines[:limit]] + [f"{more} more; Corpus.rejected lists them"] * bool(more)
+        return [text for text, _ in lines[:limit]] + [f"{more} more; `python -m deformlib inspect` names them, and Corpus.rejected"] * bool(more)
 
     def _remarks(self, remarks: list[str]) -> list[str]:
         """What `find_labels` has to say, with the number of clips of each class, and what is missing or left out."""
@@ -334,7 +336,7 @@ class Corpus:
         damaged = {str(v.path.relative_to(self.folder)): fact["damaged"] for v, fact in zip(self.videos, self.facts)}
         if damaged := {path: count for path, count in damaged.items() if count}:
             remarks.append(f"frames that are damaged and left out: {shortened(damaged, 5)}")
-        return remarks + [f"left out {line}" for line in self.left_out_lines()]
+        return remarks
 
     def _file(self, digest: str) -> Path:
         return self.cache / f"{digest}-{_DECODER}.npy"
@@ -503,8 +505,9 @@ def _range(values: Sequence[float], digits: int = 0) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def describe(corpus: Corpus) -> str:
-    """What a corpus holds, in lines: classes, actors, lengths, sizes, rates, codecs, sampling, splits, and all remarks."""
+def describe(corpus: Corpus, limit: int = 10) -> str:
+    """What a corpus holds, in lines: classes, actors, lengths, sizes, rates, codecs, sampling, splits, remarks, and at most
+    `limit` lines of what is left out."""
     times = [corpus.times(clip) for clip in range(len(corpus))]
     lengths, seconds, even = zip(*((len(each) - 1, each[-1], is_even(each)) for each in times))
     kinds = Counter()
@@ -524,6 +527,7 @@ def describe(corpus: Corpus) -> str:
         f"possible splits: {', '.join(name for name, reason in splits.items() if reason is None) or 'none'}",
         *(f"not {name}: {reason}" for name, reason in splits.items() if reason and (known or name != "by_actor")),
         *corpus.remarks[1:],
+        *(f"left out {line}" for line in corpus.left_out_lines(limit)),
     ]
     return "\n  ".join(filter(None, lines))
 

@@ -493,7 +493,9 @@ def test_many_left_out_do_not_flood_the_console(tmp_path, cache, capsys):
     said = capsys.readouterr().out.splitlines()
     assert len(corpus.rejected) == 560 and len(said) < 15 and any("000.mp4, 001.mp4" in line.replace("joy/", "") for line in said)
     assert any("000.txt" in line and " and 497 more: no video by its ending .txt" in line for line in said)
-    assert any("more; Corpus.rejected lists them" in line for line in said)
+    assert any("more; `python -m deformlib inspect` names them" in line for line in said)
+    told = describe(corpus, limit=1000)  # what inspect prints: every reason
+    assert all(f"joy/x.{number:03d}" in told for number in range(30)) and "inspect` names" not in told
     Corpus(folder, size=16, cache=cache, quiet=True)
     assert capsys.readouterr().out == ""
 

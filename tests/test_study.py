@@ -518,7 +518,7 @@ def test_inspect_says_what_is_there_and_draws_it(videos: Path, tmp_path: Path, c
     said = capsys.readouterr().out
     assert said.startswith("films: 31 clips of 3 classes, labels from manifest.csv: anger 10, joy 11, sadness 10\n")
     assert "possible splits: by_actor, by_clip, by_copy" in said and "left out note.txt: no video" in said
-    assert "wall.avi seems to show nobody: the picture is all one colour in 4 of 4 frames" in said
+    assert "wall.avi, which seems to show nobody: the picture is all one colour in 4 of 4 frames" in said
     sheet = cv2.imread("films-sheet.png")
     assert "films-sheet.png" in said and sheet.shape[1] == 12 * 120 and (sheet == (0, 0, 220)).all(-1).sum() > 300  # a red frame
     assert before == {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
