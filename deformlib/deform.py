@@ -11,6 +11,7 @@ __all__ = ['Pair', 'AUTOCAST', 'nearest', 'bilinear', 'pair', 'output_size', 'Ar
 
 # %% ../notebooks/06_deformable_convolution.ipynb #5079d4e5
 import copy
+import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -343,6 +344,11 @@ class LookAlone(torch.autograd.Function):
         pixel = (top * width + left + 2 * (width + 1)).nan_to_num().long()
         values = [[flat[:, line + side :].gather(1, pixel).to(y.dtype) for side in (0, 1)] for line in (0, width)]
         return pixel, values, y - top, x - left
+
+
+# PyTorch asks for the signature at each call, and working it out would take a twentieth of a small block's time.
+for reading in (Look, LookAlone):
+    reading.forward.__signature__ = inspect.signature(reading.forward)
 
 # %% ../notebooks/06_deformable_convolution.ipynb #e03d4846
 def look_alone(images: Tensor, places: Sequence[Tensor], matrix: Tensor, border: str) -> Tensor:
