@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torchvision import ops
 
 # %% ../notebooks/06_deformable_convolution.ipynb #10dc5a66
 def nearest(position: Tensor, first: float, last: float) -> tuple[Tensor, Tensor]:
@@ -524,6 +523,8 @@ def with_torchvision(module: nn.Module) -> nn.Module:
     torch.onnx.export then writes one node DeformConv for each (opset 19 or later). Such a copy has no second gradient and,
     on a CPU, no bfloat16. ValueError for a layer with `per_filter`, which torchvision does not know.
     """
+    from torchvision import ops  # it takes a second to import, and nothing else here needs it
+
     twin = copy.deepcopy(module)
     for name, layer in twin.named_modules():
         if isinstance(layer, DeformConv2d):
