@@ -22,7 +22,7 @@ import numpy as np
 
 # %% ../notebooks/02_frame_sampling.ipynb #1097c74a
 # what made the frames of a cache; the last number goes up with every change of this chapter's reading
-DECODER = f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}, reading 2"
+DECODER = f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}, reader 2"
 VIDEO_SUFFIXES = tuple(
     """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2t .m2ts .m2v .m4v .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mpv .mts
     .mxf .ogg .ogm .ogv .qt .tod .ts .vob .webm .wmv""".split()
