@@ -517,18 +517,26 @@ def parameter_groups(module: nn.Module, lr: float, offset_scale: float = 0.1) ->
     return [group for group in groups if group["params"]]
 
 # %% ../notebooks/06_deformable_convolution.ipynb #1fcbc493
+def _torchvision_deform_conv2d(input: Tensor, offset: Tensor, *arguments: Tensor | None, **options) -> Tensor:
+    """torchvision's operator behind a check: ArgumentError for an offset that is not a number, unless a graph is made."""
+    from torchvision import ops  # it takes a second to import, and nothing else here needs it
+
+    if not (torch.compiler.is_exporting() or torch.jit.is_tracing()) and offset.isnan().any():
+        raise ArgumentError("an offset is not a number: training went wrong; check_offsets of chapter 07 tells where")
+    return ops.deform_conv2d(input, offset, *arguments, **options)
+
+
 def with_torchvision(module: nn.Module) -> nn.Module:
     """A copy of `module` whose deformable layers call torchvision's operator, with the same weights: for export to ONNX.
 
     torch.onnx.export then writes one node DeformConv for each (opset 19 or later). Such a copy has no second gradient and,
-    on a CPU, no bfloat16. ValueError for a layer with `per_filter`, which torchvision does not know.
+    on a CPU, no bfloat16; offsets that are not numbers are an ArgumentError. ValueError for a layer with `per_filter`, which
+    torchvision does not know.
     """
-    from torchvision import ops  # it takes a second to import, and nothing else here needs it
-
     twin = copy.deepcopy(module)
     for name, layer in twin.named_modules():
         if isinstance(layer, DeformConv2d):
             if layer.per_filter:
                 raise ValueError(f"{name or 'the layer'}: torchvision has no field for every filter; export it as it is")
-            layer.operator = ops.deform_conv2d
+            layer.operator = _torchvision_deform_conv2d
     return twin

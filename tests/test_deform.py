@@ -23,6 +23,7 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from deformlib.convlstm import released_border
 from deformlib.deform import (
+    ArgumentError,
     DeformConv2d,
     deform_conv2d,
     deform_conv2d_loops,
@@ -684,6 +685,13 @@ def test_onnx_has_one_node_for_a_layer(tmp_path):
         assert np.abs(output - net(batch).numpy()).max() < 1e-5
     with pytest.raises(ValueError, match="^1: torchvision has no field for every filter"):
         with_torchvision(nn.Sequential(nn.ReLU(), moving({"out_channels": 3, "per_filter": True})))
+
+
+def test_torchvisions_operator_gets_numbers_only():
+    """The shape is wrong as well, so that nothing but a message could come of it, whoever checks first."""
+    twin = with_torchvision(DeformConv2d(4, 3, 3, padding=1))
+    with pytest.raises(ArgumentError, match="an offset is not a number"):
+        twin.operator(torch.zeros(1, 4, 5, 5), torch.full((1, 7, 5, 5), torch.nan), twin.weight, twin.bias, **twin.place)
 
 
 @every_order
