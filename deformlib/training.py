@@ -59,7 +59,8 @@ class TrainConfig:
 
     epochs, epoch_steps: length of the run; epoch_steps None is one pass over the training pairs. batch: clips a step,
     over all processes. optimizer: "adamw", warmed up and then lowered to zero along a cosine, or "rmsprop", halved
-    every 20 epochs as released, or "rmsprop_keras3", the same with epsilon under the root. lr: highest learning rate; offset branches take a tenth of it. weight_decay: AdamW's.
+    every 20 epochs as released, or "rmsprop_keras3", the same with epsilon under the root. lr: highest learning rate;
+    offset branches take a tenth of it. weight_decay: AdamW's.
     clip_norm: largest gradient norm of a step, None for no limit. seed: of the order of the pairs and of the jitter.
     accumulate: parts in which a process takes its share of a batch, one after the other, if a card is too small for all
     of it at once; batch norm then sees one part at a time. compile: let torch.compile fuse the network's operations.
