@@ -1,8 +1,8 @@
-"""Every codec in every container, and the hard cases, read by `decode_video` and by FFmpeg's own program: `make media`.
+"""Every codec in every container, and the hard cases, by `decode_video` and by FFmpeg's own program: `make media`.
 
-The program that imageio-ffmpeg brings makes each file and decodes it to blue, green, red; interlaced frames go through the same
-deinterlacer. Every frame is compared. Writes media.json and media.md: what was made, what is read, how many frames, the largest
-and the mean difference, whether the times agree. `--only turned` does those whose name holds the word.
+The program that imageio-ffmpeg brings makes each file and decodes it to blue, green, red; interlaced frames go through
+the same deinterlacer. Every frame is compared. Writes media.json and media.md: what was made, what is read, how many
+frames, the largest and the mean difference, whether the times agree. `--only turned` does those whose name holds it.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import imageio_ffmpeg
 import numpy as np
 from tqdm import tqdm
 
-from deformlib.frames import DECODER, VideoError, decode_video
+from deformlib.video import DECODER, VideoError, decode_video
 
 sys.path.append(str(Path(__file__).parents[1]))
 RESULTS = Path(__file__).parents[2] / "results" / "benchmarks"
@@ -54,7 +54,10 @@ CODECS = {  # our word: the encoder and its settings
     "raw": "rawvideo -pix_fmt yuv420p",
     "GIF": "gif",
 }
-CONTAINERS = ".avi .mp4 .mov .mkv .webm .mpg .ts .vob .flv .wmv .ogv .mxf .3gp .gif .dv".split()
+CONTAINERS = (
+    ".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".ts", ".vob", ".flv", ".wmv", ".ogv", ".mxf", ".3gp", ".gif",
+    ".dv",
+)  # fmt: skip
 FIELDS = {
     "tff": "tinterlace=interleave_top,setfield=tff",
     "bff": "tinterlace=interleave_bottom,setfield=bff",
@@ -91,7 +94,9 @@ def encoded(path: Path, codec: str, *words: str, seconds: float = 0.48, rate: st
     return ffmpeg(*source(seconds, rate, size), "-c:v", *codec.split(), *words, path)
 
 
-def copied(path: Path, before: str, after: str = "-c copy", codec: str = "libx264 -bf 2 -g 6", ending: str = ".mp4") -> str:
+def copied(
+    path: Path, before: str, after: str = "-c copy", codec: str = "libx264 -bf 2 -g 6", ending: str = ".mp4"
+) -> str:
     """Make a film and put its packets into another file, with options before and after the input."""
     first = path.with_name(f"{path.stem}_first{ending}")
     return encoded(first, codec, seconds=0.96) or ffmpeg(*before.split(), "-i", first, *after.split(), path)
@@ -183,7 +188,13 @@ def hard() -> Cases:
         add(f"turned by {angle}{flip.replace(' -display_', ' ')}", ".mp4", copied, f"-display_rotation {angle}{flip}")
     add("turned by 90", ".mov", copied, "-display_rotation 90")
     add("turned by 90", ".mkv", copied, "-display_rotation 90")
-    forms = {"10 bit": "yuv420p10le", "4:2:2": "yuv422p", "4:2:2 10 bit": "yuv422p10le", "4:4:4": "yuv444p", "gray": "gray"}
+    forms = {
+        "10 bit": "yuv420p10le",
+        "4:2:2": "yuv422p",
+        "4:2:2 10 bit": "yuv422p10le",
+        "4:4:4": "yuv444p",
+        "gray": "gray",
+    }
     for name, form in forms.items():
         add(f"{name} H.264", ".mp4", encoded, f"libx264 -pix_fmt {form}")
         add(f"{name} FFV1", ".mkv", encoded, f"ffv1 -pix_fmt {form}")
@@ -207,7 +218,17 @@ def hard() -> Cases:
         add(f"odd size {size}", ".avi", encoded, "mjpeg", size=size)
         add(f"odd size {size}", ".mp4", encoded, "libx264 -pix_fmt yuv444p", size=size)
     add("pixels that are not square", ".mp4", encoded, "libx264 -vf setsar=16/11")
-    for ending, codec in ((".mkv", "libx264"), (".mp4", "libx264"), (".webm", "libvpx"), (".gif", "gif"), (".mov", "mjpeg"), (".ts", "libx264"), (".avi", "mpeg4"), (".wmv", "wmv2"), (".flv", "flv")):
+    for ending, codec in (
+        (".mkv", "libx264"),
+        (".mp4", "libx264"),
+        (".webm", "libvpx"),
+        (".gif", "gif"),
+        (".mov", "mjpeg"),
+        (".ts", "libx264"),
+        (".avi", "mpeg4"),
+        (".wmv", "wmv2"),
+        (".flv", "flv"),
+    ):
         add("variable rate", ending, uneven, codec)
     for begin in ("0.2", "0.36"):
         add(f"edit list from {begin} s", ".mp4", copied, f"-ss {begin}")
@@ -219,15 +240,40 @@ def hard() -> Cases:
     add("open GOPs, B-pyramid", ".mkv", encoded, "libx264 -bf 4 -b-pyramid normal -g 8 -x264-params open-gop=1")
     add("B-frames", ".avi", encoded, "libx264 -bf 3")
     add("packed B-frames", ".avi", encoded, "libxvid -bf 2")
-    for ending, codec in ((".mkv", "libx264"), (".ts", "libx264"), (".avi", "mpeg4"), (".mpg", "mpeg2video"), (".webm", "libvpx"), (".flv", "flv"), (".mov", "mjpeg -movflags +faststart"), (".ogv", "libtheora"), (".gif", "gif")):
+    for ending, codec in (
+        (".mkv", "libx264"),
+        (".ts", "libx264"),
+        (".avi", "mpeg4"),
+        (".mpg", "mpeg2video"),
+        (".webm", "libvpx"),
+        (".flv", "flv"),
+        (".mov", "mjpeg -movflags +faststart"),
+        (".ogv", "libtheora"),
+        (".gif", "gif"),
+    ):
         add("cut off at 0.6", ending, cut, codec, 0.6)
-    for ending, codec in ((".avi", "mjpeg"), (".avi", "mpeg4"), (".mkv", "libx264"), (".ts", "libx264"), (".mpg", "mpeg2video"), (".mov", "prores_ks"), (".mp4", "libx265 -x265-params log-level=none"), (".mkv", "ffv1 -slicecrc 1 -level 3")):
+    for ending, codec in (
+        (".avi", "mjpeg"),
+        (".avi", "mpeg4"),
+        (".mkv", "libx264"),
+        (".ts", "libx264"),
+        (".mpg", "mpeg2video"),
+        (".mov", "prores_ks"),
+        (".mp4", "libx265 -x265-params log-level=none"),
+        (".mkv", "ffv1 -slicecrc 1 -level 3"),
+    ):
         add(f"damaged {codec.split()[0]}", ending, patched, codec, 0.5, 400)
     small, large = ("libx264", "null", SIZE), ("libx264", "null", "320x240")
     add("size that changes", ".ts", joined, small, large)
     add("size that shrinks", ".ts", joined, large, small)
     add("size that changes", ".mpg", joined, ("mpeg2video", "null", SIZE), ("mpeg2video", "null", "320x240"))
-    add("pixel format that changes", ".ts", joined, ("libx264", "format=yuv420p", SIZE), ("libx264", "format=yuv422p10le", SIZE))
+    add(
+        "pixel format that changes",
+        ".ts",
+        joined,
+        ("libx264", "format=yuv420p", SIZE),
+        ("libx264", "format=yuv422p10le", SIZE),
+    )
     add("two recordings in one", ".ts", joined, small, small)
     add("sound first", ".mp4", sounding, "-c:v", "libx264")
     add("sound first", ".mkv", sounding, "-c:v", "libx264")
@@ -241,7 +287,9 @@ def hard() -> Cases:
 
 def refused() -> Cases:
     """What holds no film, and what nothing can show."""
-    cases: Cases = {"sound alone in .mp4": (".mp4", lambda path: ffmpeg("-f", "lavfi", "-i", "sine=duration=0.5", path))}
+    cases: Cases = {
+        "sound alone in .mp4": (".mp4", lambda path: ffmpeg("-f", "lavfi", "-i", "sine=duration=0.5", path))
+    }
     cases["cover without a film in .mp4"] = ".mp4", partial(covered, film=False)
     cases["cut off before its index in .mp4"] = ".mp4", partial(cut, codec="libx264", share=0.6)
     cases["an angle of 45 in .mp4"] = ".mp4", partial(copied, before="-display_rotation 45")
@@ -252,7 +300,7 @@ KINDS = {"grid": grid, "interlaced": interlaced, "hard": hard, "refused": refuse
 
 
 def program(path: Path, shape: tuple[int, ...], deinterlace: bool) -> tuple[np.ndarray, list[float]]:
-    """What FFmpeg's own program decodes, uint8 `[T, H, W, 3]` blue, green, red, and the time of each frame, nan if it says none."""
+    """What FFmpeg's own program decodes, uint8 `[T, H, W, 3]` blue, green, red, and each frame's time, nan for none."""
     words = ["-hide_banner", "-nostdin", "-threads", "1", "-i", path, "-an", "-sn"]
     words += ["-vf", f"{DEINTERLACE},showinfo=checksum=0" if deinterlace else "showinfo=checksum=0"]
     words += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "bgr24", "-"]
@@ -265,11 +313,17 @@ def program(path: Path, shape: tuple[int, ...], deinterlace: bool) -> tuple[np.n
 def compare(name: str, ending: str, make: Callable[[Path], str], folder: Path) -> dict:
     """Make one file and read it in both ways: a row of the table.
 
-    refused: what FFmpeg said if it does not make such a file. read: "equal" if every frame is that of FFmpeg's program and
-    none is missing, "differs", or the sentence with which it is refused. late: seconds by which times differ at most.
+    refused: what FFmpeg said if it does not make such a file. read: "equal" if every frame is that of FFmpeg's program
+    and none is missing, "differs", or the sentence with which it is refused. late: seconds by which times differ.
     """
     path = folder / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name.rsplit(' in ', 1)[0])}{ending}"
-    row = {"name": name, "refused": re.sub(r" @ 0x[0-9a-f]+", "", make(path)).replace(str(folder), "")[:120], "codec": "", "frames": 0, "program": 0}
+    row = {
+        "name": name,
+        "refused": re.sub(r" @ 0x[0-9a-f]+", "", make(path)).replace(str(folder), "")[:120],
+        "codec": "",
+        "frames": 0,
+        "program": 0,
+    }
     row |= {"damaged": 0, "largest": 0, "mean": 0.0, "late": 0.0, "read": ""}
     if row["refused"]:
         return row
@@ -313,7 +367,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this word, printed and not stored")
     parser.add_argument("--folder", type=Path, default=RESULTS)
     options = parser.parse_args()
-    todo = [(kind, name, *case) for kind, cases in KINDS.items() for name, case in cases().items() if options.only in name]
+    todo = [
+        (kind, name, *case) for kind, cases in KINDS.items() for name, case in cases().items() if options.only in name
+    ]
     found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
     for kind, name, ending, make in tqdm(todo, desc="media"):
         with tempfile.TemporaryDirectory() as folder:
@@ -327,14 +383,19 @@ def main() -> None:
     columns |= {"largest": "largest difference", "mean": "mean", "late": "times differ by, s", "read": "read"}
     made = [row for kind in ("grid", "interlaced", "hard") for row in found[kind] if mark(row) not in "-x"]
     equal = sum(row["read"] == "equal" for row in made)
-    title = f"Of {len(made)} films that FFmpeg's program ({imageio_ffmpeg.get_ffmpeg_version()}) makes and reads, {DECODER} reads {equal} to the last bit alike"
-    marks = "= every frame equal, - FFmpeg makes no such file, x it makes one that it cannot read itself, ! another answer"
+    program_name = f"FFmpeg's program ({imageio_ffmpeg.get_ffmpeg_version()})"
+    title = f"Of {len(made)} films that {program_name} makes and reads, {DECODER} reads {equal} to the last bit alike"
+    marks = (
+        "= every frame equal, - FFmpeg makes no such file, x it makes one that it cannot read itself, ! another answer"
+    )
     others = [row for row in found["grid"] if mark(row) == "!"]
+    fields = [row for row in found["interlaced"] if not row["refused"]]
+    damaged = "Damaged frames, and what builds on them, are left out, which FFmpeg's program does not do"
     texts = [
         f"Every codec in every container: {marks}.\n\n{table(found['grid'])}",
         *([f"Other answers.\n\n{markdown(columns, others)}"] if others else []),
-        f"Interlaced, through {DEINTERLACE}.\n\n{markdown(columns, [row for row in found['interlaced'] if not row['refused']])}",
-        f"Hard cases. Damaged frames, and what builds on them, are left out, which FFmpeg's program does not do.\n\n{markdown(columns, found['hard'])}",
+        f"Interlaced, through {DEINTERLACE}.\n\n{markdown(columns, fields)}",
+        f"Hard cases. {damaged}.\n\n{markdown(columns, found['hard'])}",
         f"To be refused.\n\n{markdown({'name': 'film', 'read': 'sentence'}, found['refused'])}",
     ]
     libraries = {name: ".".join(map(str, each)) for name, each in av.library_versions.items()}
