@@ -1,7 +1,7 @@
 """Time and peak memory of deformlib's deformable convolution against torchvision's, in one run: `make benchmark`.
 
-Writes deform.json and deform.md. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU and no offset field for
-every filter: bfloat16 is compared with its float32, and one call for every filter takes the place of per-filter fields.
+Writes deform.json and deform.md. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU and no offsets
+for every filter: bfloat16 is compared with its float32, and one call a filter takes the place of per-filter offsets.
 """
 
 import argparse
@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from deformlib.bodies import replacing
 from deformlib.deform import deform_conv2d, per_filter_deform_conv2d
-from deformlib.study import machine
+from deformlib.files import atomic_write
 
 CASES = {  # [B, C, H, W] -> F, kernel 3 x 3; the deformable steps of a batch are one call
     "paper, layer 1": ((6, 256, 28, 28), 32, False),
@@ -52,10 +51,10 @@ def ours(x: Tensor, offset: Tensor, weight: Tensor, padding: int) -> Tensor:
     return (deform_conv2d if offset.shape[1] == 18 else per_filter_deform_conv2d)(x, offset, weight, padding=padding)
 
 
-def call(operator: Callable, tensors: list[Tensor], both: bool) -> None:
+def call(operator: Callable, tensors: list[Tensor], gradients: bool) -> None:
     """One forward pass, and if wanted the gradients of input, offset and weight."""
     output = operator(*tensors, padding=1)
-    if both:
+    if gradients:
         torch.autograd.grad(output, tensors, torch.ones_like(output))
 
 
@@ -96,11 +95,11 @@ def peak(run: Callable[[], None], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    held = most = 0
+    allocated = most = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
+            allocated += event.nbytes()
+            most = max(most, allocated)
     return most
 
 
@@ -124,7 +123,7 @@ def measure(run: Callable[[], None], device: str = "cpu", repeats: int = 15) -> 
     return {"mb": peak(run, device) / 2**20, "ms": 1e3 * seconds(run, device, repeats)}
 
 
-def place(device: str, dtype: torch.dtype, threads: int) -> str:
+def where_measured(device: str, dtype: torch.dtype, threads: int) -> str:
     """Where and in what a row was measured, in words."""
     words = f"{device} {str(dtype).removeprefix('torch.')}"
     return words + (f", {threads} thread" + "s" * (threads > 1)) * (device == "cpu")
@@ -152,20 +151,22 @@ def markdown(columns: dict[str, str], rows: list[dict]) -> str:
 
 
 def store(folder: Path, name: str, title: str, found: dict, tables: list[str]) -> str:
-    """Write what was found, and the machine, to name.json, and the tables under the title to name.md; returns the latter."""
-    record = machine() | {"date": datetime.date.today().isoformat()} | found
+    """Write what was found, and the machine, to name.json, and the tables to name.md; returns the latter."""
+    from deformlib.paper.study import machine
+
+    record = machine(1) | {"date": datetime.date.today().isoformat()} | found
     record["versions"]["torchvision"] = torchvision.__version__
     where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}"
     text = "\n".join([f"{title}; {where}.\n", *tables])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in ((f"{name}.json", json.dumps(record, indent=1) + "\n"), (f"{name}.md", text)):
-        with replacing(folder / file) as beside:
+        with atomic_write(folder / file) as beside:
             beside.write_text(content, encoding="utf-8")
     return text
 
 
 def compare(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]:
-    """All cases on one device, with their ratios. known: torchvision's numbers on a CPU, which uses one thread whatever is set."""
+    """All cases on one device, with their ratios. known: torchvision's numbers on a CPU: it always uses one thread."""
     torch.set_num_threads(threads)
     for name, (shape, filters, per_filter) in CASES.items():
         found = {}
@@ -175,12 +176,19 @@ def compare(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]
             for both in (False, True):
                 key = name, device, operator is theirs, dtype, both
                 if key not in known:
-                    found[key] = measure(partial(call, operator, arguments, both), device, 3 if operator is theirs else 15)
+                    found[key] = measure(
+                        partial(call, operator, arguments, both), device, 3 if operator is theirs else 15
+                    )
             bar.update()
         known |= {key: value for key, value in found.items() if key[2]}
         for dtype in (torch.float32, torch.bfloat16):
             size = f"{list(shape)} -> {filters}"
-            row = {"case": name, "size": size, "per_filter": per_filter, "where": place(device, dtype, threads)}
+            row = {
+                "case": name,
+                "size": size,
+                "per_filter": per_filter,
+                "where": where_measured(device, dtype, threads),
+            }
             for word, both in (("forward", False), ("both", True)):
                 mine, other = found[name, device, False, dtype, both], known[name, device, True, torch.float32, both]
                 row |= ratios(word, mine, other)
@@ -188,16 +196,21 @@ def compare(device: str, threads: int, known: dict, bar: tqdm) -> Iterator[dict]
 
 
 COLUMNS = {
-    "case": "case", "size": "[B, C, H, W] -> F", "where": "on", "forward_time": "forward, time", "forward_memory": "memory",
-    "both_time": "with gradients, time", "both_memory": "memory",
-}  # fmt: skip
+    "case": "case",
+    "size": "[B, C, H, W] -> F",
+    "where": "on",
+    "forward_time": "forward, time",
+    "forward_memory": "memory",
+    "both_time": "with gradients, time",
+    "both_memory": "memory",
+}
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
-    folder = parser.parse_args().folder
+    folder = parser.parse_args(words).folder
     places = [("cpu", threads) for threads in sorted({1, torch.get_num_threads()})]
     places += [("cuda", torch.get_num_threads())] if torch.cuda.is_available() else []
     known: dict = {}
