@@ -1,151 +1,62 @@
-"""The ConvLSTM: the authors' numbers, PyTorch's LSTM cell, deformable steps, streaming, and what stays out of the loop."""
+"""The ConvLSTM: the cell, the hoisted layer against it and PyTorch's LSTM, deformable steps, streaming, graphs."""
 
-import os
 import warnings
+from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from benchmark_network import MOVES, NaiveNet, Stack
+from factories import SMALL_NETWORK, random_offsets
+from naive_network import MOVES, NaiveNet, Stack
 from torch import nn
 from torch.export import Dim, export
+from torch.overrides import TorchFunctionMode
 
-from deformlib.convlstm import ConvLSTM
-from deformlib.deform import DeformConv2d, parameter_groups
-from deformlib.network import NetworkConfig, VideoNet, load_network, paper_steps
-
-DATA = Path(__file__).parent / "data"
-
-
-def channels_second(array: np.ndarray) -> torch.Tensor:
-    """[B, T, H, W, C] -> [B, C, T, H, W]."""
-    return torch.from_numpy(array).permute(0, 4, 1, 2, 3)
+from deformlib.convlstm import ConvLSTM, ConvLSTMCell, MeanGates
+from deformlib.deform import parameter_groups
+from deformlib.network import VideoNet
+from deformlib.paper.released import ReleasedConvLSTM
 
 
-def from_released(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """The authors' arrays, channels last, under the names of our layer."""
-    names = {"input_conv.weight": "wconvInput", "state_conv.weight": "wconvHidden", "B": "gateBias"}
-    for mine, theirs in (("w_x", "wx"), ("w_h", "wh"), ("b", "b")):
-        names |= {f"{mine}.{gate}": theirs + gate for gate in "ifo"}
-    for mine, theirs in (("weight", "kernel"), ("bias", "bias")):
-        names |= {f"deform_conv.{mine}": f"d_{theirs}", f"deform_conv.offset_branch.{mine}": f"d_offset_{theirs}"}
-    orders = {4: (3, 2, 0, 1), 3: (2, 0, 1), 1: (0,)}
-    tensors = {mine: torch.from_numpy(arrays[theirs]) for mine, theirs in names.items() if theirs in arrays}
-    return {name: tensor.permute(orders[tensor.ndim]) for name, tensor in tensors.items()}
-
-
-def authors(name: str) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
-    """Recorded arrays of the released cell, and the gradients among them under the names of our layer."""
-    with np.load(DATA / name) as file:
-        ref = dict(file)
-    gradients = {key.removeprefix("grad_"): value for key, value in ref.items() if key.startswith("grad_")}
-    return ref, from_released(gradients)
-
-
-def check_against_the_authors(layer: ConvLSTM, ref: dict, gradients: dict) -> None:
-    """h and c of every step and all gradients, to 1e-5."""
-    layer.load_state_dict(from_released(ref))
-    x = channels_second(ref["x"]).clone().requires_grad_()
-    h, _ = layer(x)
-    torch.testing.assert_close(h, channels_second(ref["h"]), atol=1e-5, rtol=0)
-    for step in range(6):
-        _, (last_h, last_c) = layer(x, lengths=torch.tensor([step + 1]))
-        torch.testing.assert_close(last_h, channels_second(ref["h"])[:, :, step], atol=1e-5, rtol=0)
-        torch.testing.assert_close(last_c, channels_second(ref["c"])[:, :, step], atol=1e-5, rtol=0)
-
-    (h * channels_second(ref["loss_weight"])).sum().backward()
-    assert set(gradients) == {name for name, _ in layer.named_parameters()}
-    for name, parameter in layer.named_parameters():
-        torch.testing.assert_close(
-            parameter.grad, gradients[name], atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    torch.testing.assert_close(x.grad, channels_second(ref["grad_x"]), atol=1e-5, rtol=0)
-
-
-def test_plain_cell_gives_the_authors_numbers_and_gradients():
-    check_against_the_authors(ConvLSTM(5, 4, map_size=(7, 6)), *authors("released_cell_plain.npz"))
-
-
-@pytest.mark.parametrize("defects", [("released_border",), ("released_border", "mixed_gates")])
-def test_deformable_cell_with_its_defects_gives_the_authors_numbers_and_gradients(defects):
-    ref, gradients = authors("released_cell_deform.npz")  # recorded with one clip, whose gates cannot be mixed
-    steps = tuple(ref["deform_steps"].tolist())
-    layer = ConvLSTM(5, 4, deform_steps=steps, per_filter=True, map_size=(7, 6), defects=defects)
-    check_against_the_authors(layer, ref, gradients)
-
-
-def test_deformable_cell_with_a_right_border_gives_the_recorded_numbers():
-    ref, _ = authors("released_cell_deform.npz")
-    layer = ConvLSTM(5, 4, deform_steps=tuple(ref["deform_steps"].tolist()), per_filter=True, map_size=(7, 6))
-    layer.load_state_dict(from_released(ref))
-    x, h_zero, c_zero = (channels_second(ref[name]) for name in ("x", "h_zero", "c_zero"))
-    for length in range(1, 7):
-        h, (last_h, last_c) = layer(x, lengths=torch.tensor([length]))
-        torch.testing.assert_close(h[:, :, :length], h_zero[:, :, :length], atol=1e-5, rtol=0)
-        torch.testing.assert_close(last_h, h_zero[:, :, length - 1], atol=1e-5, rtol=0)
-        torch.testing.assert_close(last_c, c_zero[:, :, length - 1], atol=1e-5, rtol=0)
-    assert (h_zero - channels_second(ref["h"])).abs().max() > 0.01  # the border matters here
-
-
-def border_by_hand(image: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The border of the released code, a number at a time: one map [C, H, W], one field [2K, H, W], weight [F, C, 3, 3]."""
-    _, height, width = image.shape
-    output = torch.zeros(len(weight), height, width)
-    for row in range(height):
-        for column in range(width):
-            for tap in range(9):
-                y, x = row + tap // 3 - 1, column + tap % 3 - 1
-                if not (0 <= y < height and 0 <= x < width):
-                    y = x = 0
-                y = min(max(y + offset[2 * tap, row, column].item(), 0), height - 1)
-                x = min(max(x + offset[2 * tap + 1, row, column].item(), 0), width - 1)
-                if y < height - 1 and x < width - 1:
-                    part_y, part_x, top, left = y % 1, x % 1, int(y), int(x)
-                    upper = (1 - part_x) * image[:, top, left] + part_x * image[:, top, left + 1]
-                    lower = (1 - part_x) * image[:, top + 1, left] + part_x * image[:, top + 1, left + 1]
-                    output[:, row, column] += weight[:, :, tap // 3, tap % 3] @ ((1 - part_y) * upper + part_y * lower)
-    return output
-
-
-@pytest.mark.parametrize("spread", [0.0, 2.0])
-def test_the_released_border_with_one_shared_field(spread):
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("steps", [(), (0, 3)])
+def test_the_hoisted_layer_is_a_loop_over_the_cell(kernel_size, steps):
+    """Hidden states, the last state and all gradients, in float64; the weights fit by their names."""
     torch.manual_seed(0)
-    layer, x = ConvLSTM(3, 2, deform_steps=(0,), defects=("released_border",)), torch.randn(1, 3, 1, 7, 6)
+    cell, layer = ConvLSTMCell(3, 4, kernel_size).double(), ConvLSTM(3, 4, kernel_size, deform_steps=steps).double()
     with torch.no_grad():
-        nn.init.normal_(layer.input_conv.offset_branch.weight, std=spread / 5)
-        expected = border_by_hand(x[0, :, 0], layer.offset_fields(x)[0, 0], layer.input_conv.weight)
-        torch.testing.assert_close(layer.input_maps(x)[0, 0], expected, atol=1e-5, rtol=0)
-        if not spread:  # taps that leave the map or touch its last row or column: rows 0, 5 and 6, columns 0, 4 and 5
-            plain = ConvLSTM(3, 2)
-            plain.input_conv.weight.copy_(layer.input_conv.weight)
-            wrong = (layer.input_maps(x) - plain.input_maps(x)).abs().amax((0, 1, 2)) > 1e-6
-            assert wrong.sum() == 7 * 6 - 4 * 3 and not wrong[1:5, 1:4].any()
+        for parameter in layer.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    fit = cell.load_state_dict(layer.state_dict(), strict=False)
+    assert not fit.missing_keys and all("offset_branch" in name for name in fit.unexpected_keys)
+    assert bool(fit.unexpected_keys) == bool(steps)
+    x = torch.randn(2, 3, 4, 6, 5, dtype=torch.float64)
+    offsets = dict(zip(steps, layer.offset_fields(x).detach().unbind(1), strict=True))
+    state, hidden = None, []
+    for step, x_t in enumerate(x.unbind(2)):
+        state = cell(x_t, state, offsets.get(step))
+        hidden.append(state[0])
+    h, last = layer(x)
+    torch.testing.assert_close(h, torch.stack(hidden, 2), atol=1e-12, rtol=0)
+    torch.testing.assert_close(last, state, atol=1e-12, rtol=0)
+    shared = dict(cell.named_parameters())
+    ours = torch.autograd.grad(
+        h.square().sum() + last[1].sum(), [dict(layer.named_parameters())[name] for name in shared]
+    )
+    theirs = torch.autograd.grad(torch.stack(hidden).square().sum() + state[1].sum(), list(shared.values()))
+    for name, got, expected in zip(shared, ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_mixed_gates_take_rows_of_other_clips():
+def test_cell_and_layer_start_from_the_same_numbers():
+    """To the bit: records of a seed depend on the order in which weights are drawn."""
     torch.manual_seed(0)
-    right, wrong = ConvLSTM(2, 3), ConvLSTM(2, 3, defects=("mixed_gates",))
-    wrong.load_state_dict(right.state_dict())
-    with torch.no_grad():
-        right.state_conv.weight.zero_(), wrong.state_conv.weight.zero_()
-    x = torch.randn(2, 2, 1, 6, 5) + torch.tensor([0.0, 3.0]).view(2, 1, 1, 1, 1)
-    own, mixed = right(x)[1], wrong(x)[1]
-    g = torch.tanh(right.input_maps(x)[0])
-    gates = own[1] / g  # c = i g at the first step
-    for clip in (0, 1):  # six rows: row y of either clip has the gates of clip y mod 2
-        expected = torch.stack([gates[row % 2, :, row] * g[clip, :, row] for row in range(6)], 1)
-        torch.testing.assert_close(mixed[1][clip], expected, atol=1e-6, rtol=0)
-    assert (own[1] - mixed[1]).abs().max() > 0.01
-    alone = wrong(x[:1])[0]
-    torch.testing.assert_close(alone, right(x[:1])[0], atol=0, rtol=0)  # one clip cannot be mixed
-    x = torch.randn(3, 2, 2, 5, 4)  # 5 rows, 3 clips: row y of clip b has the gates of clip (5 b + y) mod 3
-    (h, _), (mixed_h, _) = right(x), wrong(x)
-    same = [[(5 * b + y) % 3 == b for y in range(5)] for b in range(3)]
-    for b in range(3):
-        for y in range(5):
-            assert torch.allclose(h[b, :, 0, y], mixed_h[b, :, 0, y], atol=1e-6) == same[b][y]
+    cell = ConvLSTMCell(3, 4)
+    torch.manual_seed(0)
+    layer = ConvLSTM(3, 4)
+    assert all(torch.equal(tensor, layer.state_dict()[name]) for name, tensor in cell.state_dict().items())
+    assert list(cell.state_dict()) == list(layer.state_dict())
+    torch.testing.assert_close(cell.w_x["f"][:2].detach(), torch.tensor([-0.495574, 0.225697]), atol=1e-6, rtol=0)
 
 
 def naive(layer: ConvLSTM, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,7 +70,7 @@ def naive(layer: ConvLSTM, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         if step in layer.deform_steps:
             a = (layer.deform_conv or layer.input_conv)(x_t)
             s = layer.state_conv(h)
-        if layer.gates == "mean":
+        if layer.gates is MeanGates:
             g = torch.tanh(a + s + layer.B)
             i, f, o = (
                 torch.sigmoid(layer.w_x[n] * a.mean((2, 3)) + layer.w_h[n] * h.mean((2, 3)) + layer.b[n])[
@@ -180,19 +91,16 @@ def naive(layer: ConvLSTM, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"kernel_size": 5, "map_size": (6, 7)},
-        {"deform_steps": (0, 3)},
         {"deform_steps": (4, 1), "modulated": True},
         {"deform_steps": (2,), "per_filter": True},
         {"deform_steps": (0, 1, 2, 3, 4)},
-        {"gates": "convolution"},
         {"gates": "convolution", "deform_steps": (1, 2), "map_size": (6, 7)},
         {"gates": "convolution", "deform_steps": (0, 4), "per_filter": True},
         {"gates": "convolution", "deform_steps": (0, 1, 2, 3, 4), "deform_state": True, "modulated": True},
     ],
 )
-def test_hoisted_equals_step_by_step(options):
+def test_every_option_equals_the_formulas_step_by_step(options):
     torch.manual_seed(0)
     layer = ConvLSTM(3, 4, **options).double()
     with torch.no_grad():
@@ -218,7 +126,9 @@ def test_one_pixel_is_an_lstm_cell_with_diagonal_gate_matrices():
         W_x, W_h = layer.input_conv.weight[:, :, 0, 0], layer.state_conv.weight[:, :, 0, 0]
         rows = {n: (torch.diag(layer.w_x[n]) @ W_x, torch.diag(layer.w_h[n]), layer.b[n]) for n in "ifo"}
         rows["g"] = (W_x, W_h, layer.B[:, 0, 0])
-        for target, source in zip((cell.weight_ih, cell.weight_hh, cell.bias_ih), zip(*(rows[n] for n in "ifgo"))):
+        for target, source in zip(
+            (cell.weight_ih, cell.weight_hh, cell.bias_ih), zip(*(rows[n] for n in "ifgo"), strict=True), strict=True
+        ):
             target.copy_(torch.cat(source))
         cell.bias_hh.zero_()
     x, state = torch.randn(2, 3, 6, 1, 1), None
@@ -270,9 +180,10 @@ def test_offset_fields_belong_to_their_clip_and_step():
     fields = layer.offset_fields(x)
     assert fields.shape == (2, 2, 36, 6, 5)
     for clip in range(2):
-        for place, step in enumerate((0, 3)):
+        for index, step in enumerate((0, 3)):
             expected, _ = layer.deform_conv.fields(x[clip : clip + 1, :, step])
-            torch.testing.assert_close(fields[clip, place], expected[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(fields[clip, index], expected[0], atol=1e-5, rtol=1e-5)
+    assert layer.deform_layer is layer.deform_conv and ConvLSTM(3, 2).deform_layer is None
     assert ConvLSTM(3, 2).offset_fields(x).shape[:2] == (2, 0)
 
 
@@ -282,7 +193,7 @@ def test_offset_branch_learns():
     assert layer.input_conv.offset_branch.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": "convolution", "map_size": (6, 5)}, {"defects": ("mixed_gates",)}])
+@pytest.mark.parametrize("options", [{}, {"gates": "convolution", "map_size": (6, 5)}])
 def test_two_halves_with_the_state_handed_over_are_the_whole(options):
     torch.manual_seed(0)
     layer, x = ConvLSTM(3, 2, **options), torch.randn(2, 3, 8, 6, 5)
@@ -294,31 +205,30 @@ def test_two_halves_with_the_state_handed_over_are_the_whole(options):
     assert not torch.allclose(layer(x[:, :, 3:])[0], second, atol=1e-4)
 
 
+class CountCalls(TorchFunctionMode):
+    """How often a function of PyTorch is called by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls[func.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize(("steps", "runs"), [((), 1), ((1, 2, 6), 3), (range(8), 0)])
-def test_input_convolutions_leave_the_loop(monkeypatch, steps, runs):
-    """Neighbouring plain steps are one call, all deformable ones one more, and the loop keeps the state's."""
-    calls = {"runs": 0, "images": 0, "deformable": 0}
-    conv2d, conv3d, deform = nn.functional.conv2d, nn.functional.conv3d, DeformConv2d.forward
-
-    def count(name, function):
-        def counting(*args, **kwargs):
-            calls[name] += 1
-            return function(*args, **kwargs)
-
-        return counting
-
-    def count_deformable(self, x):
-        calls["deformable"] += 1
-        assert len(x) == 2 * len(steps)  # both clips, all chosen steps
-        return deform(self, x)
-
-    layer, x = ConvLSTM(3, 2, deform_steps=steps), torch.randn(2, 3, 8, 6, 5)
-    monkeypatch.setattr(nn.functional, "conv2d", count("images", conv2d))
-    monkeypatch.setattr(nn.functional, "conv3d", count("runs", conv3d))
-    monkeypatch.setattr(DeformConv2d, "forward", count_deformable)
-    layer(x)
-    branch = int(len(steps) > 0)
-    assert calls == {"runs": runs, "images": branch + 8, "deformable": branch}  # the offset branch, and the state
+def test_input_convolutions_are_hoisted_out_of_the_recurrence(steps, runs):
+    """Neighbouring plain steps are one call, all deformable ones one more; the state has one at each step."""
+    layer, x, batches = ConvLSTM(3, 2, deform_steps=steps), torch.randn(2, 3, 8, 6, 5), []
+    if steps:
+        layer.input_conv.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    with CountCalls() as counter:
+        layer(x)
+    assert batches == [2 * len(steps)] * bool(steps)  # both clips, all chosen steps
+    assert counter.calls["conv3d"] == runs and counter.calls["conv2d"] == 8 + bool(
+        steps
+    )  # the state, the offset branch
 
 
 def test_plain_steps_are_not_copied():
@@ -333,7 +243,7 @@ def test_plain_steps_are_not_copied():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         layer(x)
     clip = x.untyped_storage().nbytes()
-    assert sum(size for place, size in kept if place != x.data_ptr()) < clip / 2
+    assert sum(size for address, size in kept if address != x.data_ptr()) < clip / 2
 
 
 def test_start_and_map_size():
@@ -357,20 +267,11 @@ def test_convolutional_gates_count_and_reach():
     assert not torch.allclose(mean(x)[0][..., :4], mean(far)[0][..., :4], atol=1e-5)
 
 
-def random_offsets(layer: ConvLSTM) -> ConvLSTM:
-    """Offset branches with weights, as after training."""
-    with torch.no_grad():
-        for name, parameter in layer.named_parameters():
-            if "offset_branch" in name:
-                parameter.normal_(std=0.1)
-    return layer
-
-
 @pytest.mark.parametrize("options", [{}, {"modulated": True}, {"per_filter": True}])
 def test_a_branch_for_every_step(options):
     torch.manual_seed(0)
     shared, apart = (ConvLSTM(3, 2, deform_steps=(1, 3), shared_offsets=s, **options) for s in (True, False))
-    branch = random_offsets(shared)._deformable().offset_branch
+    branch = random_offsets(shared).deform_layer.offset_branch
     weights = shared.state_dict()
     for kind in ("weight", "bias"):  # the same branch twice is the shared one
         (name,) = (name for name in weights if name.endswith(f"offset_branch.{kind}"))
@@ -378,10 +279,10 @@ def test_a_branch_for_every_step(options):
     apart.load_state_dict(weights)
     x = torch.randn(2, 3, 5, 6, 5)
     torch.testing.assert_close(apart(x)[0], shared(x)[0], atol=1e-6, rtol=0)
-    own = apart._deformable().offset_branch
+    own = apart.deform_layer.offset_branch
     assert own.weight.numel() == 2 * branch.weight.numel()
     with torch.no_grad():
-        own.weight[len(branch.weight) :] *= 2  # now step 3 looks elsewhere, step 1 does not
+        own.weight[len(branch.weight) :] *= 2  # now step 3 samples elsewhere, step 1 does not
     changed, kept = apart.offset_fields(x), shared.offset_fields(x)
     torch.testing.assert_close(changed[:, 0], kept[:, 0])
     assert not torch.allclose(changed[:, 1], kept[:, 1], atol=1e-3)
@@ -414,7 +315,7 @@ def test_branches_of_every_kind_learn_slowly():
         assert {id(p) for p in slow["params"]} == {id(p) for p in expected} and slow["lr"] == 0.1
 
 
-def test_the_state_looks_elsewhere_only_where_it_may():
+def test_the_state_is_deformable_at_the_chosen_steps_only():
     torch.manual_seed(0)
     options = {"gates": "convolution", "deform_steps": (2,)}
     state, frame = ConvLSTM(3, 2, deform_state=True, **options), ConvLSTM(3, 2, **options)
@@ -452,18 +353,6 @@ def test_clips_of_several_lengths_in_one_batch(options):
             layer(x, lengths=torch.tensor(wrong))
 
 
-def test_committed_weights_load_and_speak():
-    (path,) = sorted(Path(__file__).parent.parent.glob("results/example-classroom/*deformable*.safetensors"))
-    net, classes = load_network(path)
-    layer = net.recurrent[0]
-    expected = {"input_conv.weight", "input_conv.offset_branch.weight", "input_conv.offset_branch.bias"}
-    expected |= {"state_conv.weight", "B"} | {f"{v}.{g}" for v in ("w_x", "w_h", "b") for g in "ifo"}
-    assert set(layer.state_dict()) == expected
-    size = net.config.size
-    with torch.no_grad():
-        assert net(torch.rand(1, net.config.in_channels, net.config.length, size, size)).shape == (1, len(classes))
-
-
 @pytest.mark.parametrize("gates", ["mean", "convolution"])
 def test_bfloat16_agrees(gates):
     torch.manual_seed(0)
@@ -477,14 +366,12 @@ def test_bfloat16_agrees(gates):
     torch.testing.assert_close(h.float(), expected, atol=0.02, rtol=0)
     torch.testing.assert_close(last_c, c, atol=0.02, rtol=0)
     for (name, _), one, other in zip(layer.named_parameters(), got, want, strict=True):
-        limit = 0.2 if "offset_branch" in name else 0.06  # a look that rounds into the next pixel has another slope
+        limit = 0.2 if "offset_branch" in name else 0.06  # a sample that rounds into the next pixel has another slope
         assert (one - other).norm() < limit * other.norm(), name
 
 
-SLOW = pytest.mark.skipif("DEFORMLIB_SLOW" not in os.environ, reason="a minute of C++ compiler: set DEFORMLIB_SLOW=1")
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_equals_eager(backend):
     """Forward and backward, the recurrence with its deformable step in one graph."""
     torch.manual_seed(0)
@@ -498,30 +385,29 @@ def test_compiled_equals_eager(backend):
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_bad_input_is_one_clear_error():
-    with pytest.raises(ValueError, match="odd"):
-        ConvLSTM(3, 2, kernel_size=4)
-    with pytest.raises(ValueError, match='take "mean" or "convolution"'):
-        ConvLSTM(3, 2, gates="peephole")
-    with pytest.raises(ValueError, match="knows"):
-        ConvLSTM(3, 2, defects=("double_softmax",))
-    for options in ({"deform_state": True}, {"gates": "convolution", "defects": ("mixed_gates",)}):
-        with pytest.raises(ValueError, match="needs gates"):
-            ConvLSTM(3, 2, **options)
-    for steps in ((1, 4), (-1,)):
-        with pytest.raises(ValueError, match="do not fit a clip of 4 steps"):
-            ConvLSTM(3, 2, deform_steps=steps)(torch.randn(1, 3, 4, 5, 5))
-
-
-SMALL = NetworkConfig(
-    length=8, size=32, conv3d=(4, 6, 8), hidden=(3, 4, 3), conv2d=(5, 6, 7), deform_steps=paper_steps(4)
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"kernel_size": 4}, "odd"),
+        ({"gates": "peephole"}, "mean, convolution"),
+        ({"deform_state": True}, "convolution"),
+    ],
 )
+def test_options_that_do_not_go_together_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        ConvLSTM(3, 2, **options)
 
 
-@pytest.mark.parametrize("steps", [SMALL.deform_steps, ((), (), ())])
+@pytest.mark.parametrize("steps", [(1, 4), (-1,)])
+def test_steps_beyond_the_clip_are_refused(steps):
+    with pytest.raises(ValueError, match="deform_steps .* 4 steps"):
+        ConvLSTM(3, 2, deform_steps=steps)(torch.randn(1, 3, 4, 5, 5))
+
+
+@pytest.mark.parametrize("steps", [SMALL_NETWORK.deform_steps, ((), (), ())])
 def test_the_moves_of_the_benchmark_keep_the_numbers(steps):
-    stack = random_offsets(Stack(replace(SMALL, deform_steps=steps)))
-    x, results = torch.randn(2, 8, 4, 6, 5), []
+    stack = random_offsets(Stack(replace(SMALL_NETWORK, deform_steps=steps)))
+    x, results = torch.randn(2, 4, 4, 6, 5), []
     for stack.moves in range(len(MOVES) - 1):
         h = stack(x)
         results.append((h, *torch.autograd.grad(h.square().sum(), list(stack.parameters()))))
@@ -531,55 +417,54 @@ def test_the_moves_of_the_benchmark_keep_the_numbers(steps):
 
 
 def test_the_naive_network_of_the_benchmark_is_ours():
-    net = random_offsets(VideoNet(SMALL))
-    clips = torch.rand(2, 1, 8, 32, 32)
+    net = random_offsets(VideoNet(SMALL_NETWORK))
+    clips = torch.rand(2, 1, 8, 16, 16)
     torch.testing.assert_close(NaiveNet(net).eval()(clips), net.eval()(clips), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda part: part[:1],
-        lambda part: torch.cat([part, part]),
-        lambda part: part[:, :1],
-        lambda part: part[..., :1, :1],
-        lambda part: part[..., :4],
-        lambda part: part[0],
-        lambda part: part.double(),
-        lambda part: part.to("meta"),
-    ],
-    ids=["one clip", "four clips", "one channel", "one position", "a narrower map", "no batch", "float64", "another device"],
-)
-@pytest.mark.parametrize("which", ["h", "c", "both"])
-@pytest.mark.parametrize("gates", ["mean", "convolution"])
-def test_a_state_of_others_is_refused(change, which, gates):
+CHANGES = {
+    "one clip": lambda part: part[:1],
+    "four clips": lambda part: torch.cat([part, part]),
+    "one channel": lambda part: part[:, :1],
+    "one position": lambda part: part[..., :1, :1],
+    "a narrower map": lambda part: part[..., :4],
+    "no batch": lambda part: part[0],
+    "float64": lambda part: part.double(),
+    "another device": lambda part: part.to("meta"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_state_of_others_is_refused(change):
     """Most of these would be broadcast: one clip in, two out."""
-    layer = ConvLSTM(1, 4, gates=gates)
-    x = torch.rand(2, 1, 3, 6, 5)
+    layer, x = ConvLSTM(1, 4), torch.rand(2, 1, 3, 6, 5)
     _, (h, c) = layer(x)
-    state = (change(h) if which != "c" else h, change(c) if which != "h" else c)
-    with pytest.raises(ValueError, match=r"a state of \[.* does not fit x of \[2, 1, 3, 6, 5\].*expected \[2, 4, 6, 5\]"):
-        layer(x, state)
-    with pytest.raises(ValueError, match=r"x of \[1, 1, 3, 6, 5\].*expected \[1, 4, 6, 5\]"):
-        layer(x[:1], (h, c))  # the last, smaller batch of a stream
+    for state in ((change(h), c), (h, change(c)), (change(h), change(c))):
+        with pytest.raises(ValueError, match=r"a state is \(h, c\), each .*\[2, 4, 6, 5\]"):
+            layer(x, state)
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 3, 6, 6), (2, 1, 3, 1, 1), (2, 1, 3, 1, 5)])
-def test_maps_of_another_size_are_refused(shape):
-    layer = ConvLSTM(1, 4, map_size=(6, 5), deform_steps=(1,))
-    for use in (layer, layer.input_maps, layer.offset_fields):
-        with pytest.raises(ValueError, match=r"but map_size is \[6, 5\]"):
-            use(torch.rand(shape))
-        with pytest.raises(ValueError, match=r"expected \[B, 1, T, H, W\]"):
-            use(torch.rand(2, 2, 3, 6, 5))
-        with pytest.raises(ValueError, match=r"expected \[B, 1, T, H, W\]"):
-            use(torch.rand(2, 1, 6, 5))
+def test_a_state_of_a_larger_batch_is_refused():
+    """The last, smaller batch of a stream."""
+    layer, x = ConvLSTM(1, 4), torch.rand(2, 1, 3, 6, 5)
+    with pytest.raises(ValueError, match=r"each .*\[1, 4, 6, 5\].* it is .*\[2, 4, 6, 5\]"):
+        layer(x[:1], layer(x)[1])
 
 
 @pytest.mark.parametrize("state", [(), (None, None), "hc", torch.zeros(2, 2, 4, 6, 5), [torch.zeros(2, 4, 6, 5)] * 3])
 def test_what_is_no_state_is_refused(state):
-    with pytest.raises(ValueError, match=r"a state is \(h, c\), two tensors of \[2, 4, 6, 5\], or None"):
+    with pytest.raises(ValueError, match=r"a state is \(h, c\), each .*\[2, 4, 6, 5\]"):
         ConvLSTM(1, 4)(torch.rand(2, 1, 3, 6, 5), state)
+
+
+def test_maps_of_another_size_are_refused():
+    layer = ConvLSTM(1, 4, map_size=(6, 5), deform_steps=(1,))
+    wrong = {(2, 1, 3, 6, 6): r"\[6, 5\]", (2, 1, 3, 1, 1): r"\[6, 5\]", (2, 1, 3, 1, 5): r"\[6, 5\]"}
+    wrong |= {(2, 2, 3, 6, 5): r"\[B, 1, T, H, W\]", (2, 1, 6, 5): r"\[B, 1, T, H, W\]"}
+    for use in (layer, layer.input_maps, layer.offset_fields):
+        for shape, expected in wrong.items():
+            with pytest.raises(ValueError, match=expected):
+                use(torch.rand(shape))
 
 
 def test_a_state_is_handed_on_under_autocast():
@@ -592,42 +477,76 @@ def test_a_state_is_handed_on_under_autocast():
 
 
 GRAPHS = {
-    "mean": {"deform_steps": (1, 3)},
-    "convolution": {
-        **{"gates": "convolution", "deform_steps": (1, 2), "deform_state": True, "modulated": True},
-        **{"learned_steps": True, "shared_offsets": False},
-    },
-    "released": {"deform_steps": (1, 2), "per_filter": True, "defects": ("mixed_gates", "released_border"), "map_size": (6, 5)},
+    "mean": ConvLSTM(2, 4, deform_steps=(1, 3)),
+    "convolution": ConvLSTM(
+        2,
+        4,
+        gates="convolution",
+        deform_steps=(1, 2),
+        deform_state=True,
+        modulated=True,
+        learned_steps=True,
+        shared_offsets=False,
+    ),
+    "released": ReleasedConvLSTM(
+        2, 4, deform_steps=(1, 2), per_filter=True, defects=("mixed_gates", "released_border"), map_size=(6, 5)
+    ),
 }
 
 
-@pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
-@torch.no_grad()
-def test_traced_and_exported_layers_take_any_batch(options):
-    torch.manual_seed(0)
-    layer, x = random_offsets(ConvLSTM(2, 4, **options)).eval(), torch.rand(5, 2, 4, 6, 5)
+SLOW_GRAPHS = {"mean": pytest.mark.slow, "convolution": (), "released": pytest.mark.slow}  # an export takes seconds
+
+
+def traced(module: nn.Module, x: torch.Tensor) -> nn.Module:
+    """As TensorBoard draws a network."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, and notes what it takes for constant
-        traced = torch.jit.trace(layer, x[:2])
-    exported = export(layer, (x[:2],), dynamic_shapes=({0: Dim("batch")},)).module()
-    for graph in (traced, exported):
-        for batch in (x[:2], x, x[:1]):
-            torch.testing.assert_close(graph(batch)[0], layer(batch)[0])
+        return torch.jit.trace(module, x, check_trace=False)
 
 
-@pytest.mark.parametrize("change", [{}, {"conv3d": (64, 64, 8)}], ids=["narrow", "wide enough for Winograd"])
+def check_any_batch(graph: nn.Module, module: nn.Module, x: torch.Tensor) -> None:
+    """A graph made from two clips gives the numbers of the module for one, two and three."""
+    for batch in (x[:2], x, x[:1]):
+        got, expected = (result if torch.is_tensor(result) else result[0] for result in (graph(batch), module(batch)))
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", GRAPHS.values(), ids=GRAPHS)
 @torch.no_grad()
-def test_traced_and_exported_networks_take_any_batch(change):
-    """TensorBoard draws a network by torch.jit.trace."""
+def test_traced_layers_take_any_batch(layer):
+    layer, x = random_offsets(layer).eval(), torch.rand(3, 2, 4, 6, 5)
+    check_any_batch(traced(layer, x[:2]), layer, x)
+
+
+@pytest.mark.parametrize("layer", [pytest.param(GRAPHS[name], marks=SLOW_GRAPHS[name]) for name in GRAPHS], ids=GRAPHS)
+@torch.no_grad()
+def test_exported_layers_take_any_batch(layer):
+    layer, x = random_offsets(layer).eval(), torch.rand(3, 2, 4, 6, 5)
+    check_any_batch(export(layer, (x[:2],), dynamic_shapes=({0: Dim("batch")},)).module(), layer, x)
+
+
+WIDTHS = {"narrow": (4, 6, 8), "wide enough for Winograd": (64, 64, 8)}
+
+
+def network_and_clips(widths: tuple[int, int, int]) -> tuple[VideoNet, torch.Tensor]:
+    """A network with moving taps, and clips that have answers of their own."""
     torch.manual_seed(0)
-    net, clips = VideoNet(replace(SMALL, **change)).eval(), torch.rand(3, 1, 8, 32, 32)
-    for layer in net.recurrent:
-        random_offsets(layer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(net, clips[:2])
-    exported = export(net, (clips[:2],), dynamic_shapes=({0: Dim("batch")},)).module()
-    assert net(clips).std(0).max() > 0  # the clips have answers of their own
-    for graph in (traced, exported):
-        for batch in (clips[:2], clips, clips[:1]):
-            torch.testing.assert_close(graph(batch), net(batch), atol=1e-4, rtol=1e-4)
+    net = random_offsets(VideoNet(replace(SMALL_NETWORK, conv3d=widths))).eval()
+    clips = torch.rand(3, 1, 8, 16, 16)
+    assert net(clips).std(0).max() > 0
+    return net, clips
+
+
+@pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
+@torch.no_grad()
+def test_traced_networks_take_any_batch(widths):
+    net, clips = network_and_clips(widths)
+    check_any_batch(traced(net, clips[:2]), net, clips)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
+@torch.no_grad()
+def test_exported_networks_take_any_batch(widths):
+    net, clips = network_and_clips(widths)
+    check_any_batch(export(net, (clips[:2],), dynamic_shapes=({0: Dim("batch")},)).module(), net, clips)

@@ -1,73 +1,79 @@
-"""The network: the released count, the presets, shapes, errors, and the file it is kept in."""
+"""The network: presets, steps, shapes, errors, costs, and the file it is kept in."""
 
 import copy
 import itertools
 import json
-import os
-import re
+import resource
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from factories import SMALL_NETWORK, lively_network
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from deformlib.convlstm import ConvLSTM
+from deformlib.files import DeformlibError
 from deformlib.network import (
-    DEFECTS,
+    PRESETS,
     NetworkConfig,
     NetworkError,
     VideoNet,
-    from_released,
     load_network,
-    multiply_adds,
     paper_steps,
     preset,
-    released_variables,
     save_network,
-    select_steps,
 )
+from deformlib.paper.released import select_steps
+from deformlib.paper.study import multiply_adds
 
 PLAIN = ((), (), ())
 EXAMPLES = Path(__file__).parent.parent / "results"
-TINY = NetworkConfig(
-    classes=4, length=8, size=16, conv3d=(2, 3, 4), hidden=(3, 3, 3), conv2d=(4, 5, 6), deform_steps=paper_steps(4)
-)
 NAMES = ("anger", "joy", "fear", "sadness")
 
 
-def count(config):
-    trainable = [parameter for parameter in VideoNet(config).parameters() if parameter.requires_grad]
-    return sum(parameter.numel() for parameter in trainable), len(trainable)
+@pytest.fixture(scope="module")
+def net() -> VideoNet:
+    """A small network, not to be changed."""
+    torch.manual_seed(0)
+    return VideoNet(SMALL_NETWORK).eval()
 
 
-def test_released_network_has_the_authors_count():
-    assert count(replace(preset("released"), deform_steps=PLAIN)) == (2_231_793, 60)
+@pytest.fixture
+def saved(net, tmp_path) -> Path:
+    """A file with the small network."""
+    path = tmp_path / "network.safetensors"
+    save_network(net, path, NAMES)
+    return path
 
 
 def test_presets():
-    paper, plain, released, classroom = (preset(name) for name in ("paper", "plain", "released", "classroom"))
+    paper, plain, classroom = (preset(name) for name in ("paper", "plain", "classroom"))
+    assert list(PRESETS) == ["paper", "plain", "classroom"] and issubclass(NetworkError, DeformlibError)
     assert paper.deform_steps == ((4, 8, 12), (5, 9, 13), (6, 10, 14))
     assert replace(paper, deform_steps=PLAIN) == plain
     assert (paper.pool, paper.per_filter, paper.position_bias) == ("max", False, False)
-    assert released.deform_steps == ((0, 10), (1, 11), (2, 12))
-    assert (released.pool, released.per_filter, released.position_bias) == ("average", True, True)
     assert classroom.deform_steps == paper_steps(classroom.steps)
-    with pytest.raises(NetworkError, match="papre.*paper, plain, released, classroom"):
+    with pytest.raises(NetworkError, match="papre.*paper, plain, classroom"):
         preset("papre")
     with pytest.raises(FrozenInstanceError):
         paper.classes = 3
 
 
+def test_the_network_knows_no_defects():
+    assert "defects" not in asdict(NetworkConfig())
+    pools = [type(module) for module in VideoNet(SMALL_NETWORK).conv2d if "Pool" in type(module).__name__]
+    assert pools == [nn.AvgPool2d] * 3
+
+
 def test_each_deformable_layer_adds_one_offset_branch():
-    per_layer = [9 * channels * 18 + 18 for channels in (256, 32, 32)]
-    assert count(preset("paper"))[0] - count(preset("plain"))[0] == sum(per_layer)
-    per_filter = [9 * channels * 32 + 32 + 9 * channels * 576 + 576 for channels in (256, 32, 32)]
-    assert per_filter[0] == 1_401_440  # as the released layer
-    assert count(preset("released"))[0] - 2_231_793 == sum(per_filter)
+    with torch.device("meta"):
+        paper, plain = (sum(p.numel() for p in VideoNet(preset(name)).parameters()) for name in ("paper", "plain"))
+    assert paper - plain == sum(9 * channels * 18 + 18 for channels in (256, 32, 32))
 
 
 def test_paper_steps():
@@ -98,20 +104,23 @@ def test_steps_by_name():
                 frames = sorted(step for row in select_steps("even", steps, layers) for step in row)
                 gaps = [after - before for before, after in itertools.pairwise(frames)]
                 assert len(frames) == 3 * layers and max(gaps) - min(gaps) <= 1 and min(gaps) > 0
-    with pytest.raises(NetworkError, match="'some': take one of none, paper, released, all, even"):
+    with pytest.raises(NetworkError, match="some.*none, paper, released, all, even"):
         select_steps("some", 16)
 
 
 def test_multiply_adds_are_those_of_the_formulas():
     """Three convolutions of the tiny network by hand, and what deformation adds; the net itself is left as it was."""
-    plain = VideoNet(replace(TINY, deform_steps=PLAIN)).train()
+    plain = VideoNet(replace(SMALL_NETWORK, deform_steps=PLAIN)).train()
     conv3d = 27 * (8 * 16 * 16 * 2 + 8 * 8 * 8 * 2 * 3 + 4 * 4 * 4 * 3 * 4)
     recurrent = 9 * 4 * 4 * 4 * ((4 + 3) * 3 + 2 * (3 + 3) * 3)
     conv2d = 9 * 4 * (16 * 3 * 4 + 4 * 4 * 5 + 1 * 5 * 6)
     assert multiply_adds(plain) == conv3d + recurrent + conv2d + 6 * 4
     assert plain.training and all(parameter.device.type == "cpu" for parameter in plain.parameters())
-    branches = sum(9 * 18 * channels * len(steps) * 16 for channels, steps in zip((4, 3, 3), TINY.deform_steps))
-    assert multiply_adds(VideoNet(TINY)) - multiply_adds(plain) == branches
+    branches = sum(
+        9 * 18 * channels * len(steps) * 16
+        for channels, steps in zip((4, 3, 3), SMALL_NETWORK.deform_steps, strict=True)
+    )
+    assert multiply_adds(VideoNet(SMALL_NETWORK)) - multiply_adds(plain) == branches
 
 
 def test_multiply_adds_of_wide_layers_are_those_of_the_ordinary_convolution():
@@ -124,23 +133,27 @@ def test_multiply_adds_of_wide_layers_are_those_of_the_ordinary_convolution():
 
 def test_stages_have_the_released_shapes():
     seen = []
-    net = VideoNet(preset("plain")).eval()
+    with torch.device("meta"):
+        net, clips = VideoNet(preset("plain")).eval(), torch.empty(1, 1, 32, 112, 112)
     for module in (net.conv3d, *net.recurrent, *net.conv2d):
         if not isinstance(module, (nn.BatchNorm2d, nn.LeakyReLU, nn.Conv2d)):
             module.register_forward_hook(
                 lambda m, i, o: seen.append(tuple((o[0] if isinstance(o, tuple) else o).shape))
             )
     with torch.no_grad():
-        assert net(torch.rand(1, 1, 32, 112, 112)).shape == (1, 17)
+        assert net(clips).shape == (1, 17)
     assert seen[:4] == [(1, 256, 16, 28, 28), *[(1, 32, 16, 28, 28)] * 3]
     assert seen[4:] == [(16, 128, 14, 14), (16, 256, 7, 7), (16, 256, 4, 4)]
 
 
-@pytest.mark.parametrize("length, size, channels", [(2, 4, 1), (7, 37, 3), (9, 5, 1), (20, 50, 2)])
-@pytest.mark.parametrize("name", ["classroom", "released"])
-def test_any_length_and_size_that_the_configuration_states(length, size, channels, name):
+@pytest.mark.parametrize(
+    ("length", "size", "channels", "per_filter"),
+    [(2, 4, 1, True), (7, 37, 3, False), (9, 5, 1, False), (10, 34, 2, True)],
+)
+def test_any_length_and_size_that_the_configuration_states(length, size, channels, per_filter):
     shape = {"length": length, "size": size, "in_channels": channels, "deform_steps": paper_steps(length // 2)}
-    config = replace(preset(name), classes=5, conv3d=(2, 3, 4), hidden=(2, 3, 4), conv2d=(3, 4, 5), **shape)
+    shape |= {"per_filter": per_filter, "position_bias": per_filter, "pool": "average" if per_filter else "max"}
+    config = replace(preset("classroom"), classes=5, conv3d=(2, 3, 4), hidden=(2, 3, 4), conv2d=(3, 4, 5), **shape)
     net, clips = VideoNet(config), torch.rand(2, channels, length, size, size)
     logits = net(clips)
     assert logits.shape == (2, 5)
@@ -153,26 +166,10 @@ def test_any_length_and_size_that_the_configuration_states(length, size, channel
         assert fields.shape == (2, len(layer.deform_steps), 9 * per_tap, config.map_size, config.map_size)
 
 
-def awake(config):
-    """A network in float64 with large random kernels, set to predict, and clips that differ."""
-    torch.manual_seed(0)
-    net = VideoNet(config).double().eval()
-    for parameter in net.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter)
-    for norm in net.norms:
-        nn.init.uniform_(norm.running_mean, -1, 1)
-        nn.init.uniform_(norm.running_var, 0.1, 1)
-    clips = torch.rand(3, config.in_channels, config.length, config.size, config.size, dtype=torch.float64)
-    clips[1:] *= torch.tensor([0.5, 0.1]).view(2, 1, 1, 1, 1)
-    assert net(clips).std(0).min() > 1e-3
-    return net, clips
-
-
 def test_forward_is_the_stages_in_order():
-    net, clips = awake(TINY)
+    net, clips = lively_network(VideoNet(SMALL_NETWORK))
     x = net.conv3d(clips)
-    for layer, norm in zip(net.recurrent, net.norms):
+    for layer, norm in zip(net.recurrent, net.norms, strict=True):
         h = layer(x)[0]
         mean, var = (value.view(1, -1, 1, 1, 1) for value in (norm.running_mean, norm.running_var))
         h = (h - mean) / (var + 1e-3).sqrt() * norm.weight.view(mean.shape) + norm.bias.view(mean.shape)
@@ -182,12 +179,13 @@ def test_forward_is_the_stages_in_order():
 
 
 def test_clips_of_a_batch_do_not_touch_each_other():
-    net, clips = awake(TINY)
+    net, clips = lively_network(VideoNet(SMALL_NETWORK))
+    assert net(clips).std(0).min() > 1e-3
     torch.testing.assert_close(torch.cat([net(clip[None]) for clip in clips]), net(clips), atol=1e-9, rtol=1e-9)
 
 
 def test_offset_fields_are_those_of_the_forward_pass():
-    net, clips = awake(TINY)
+    net, clips = lively_network(VideoNet(SMALL_NETWORK))
     seen = []
     for layer in net.recurrent:
         layer.input_conv.offset_branch.register_forward_hook(lambda module, inputs, output: seen.append(output))
@@ -201,8 +199,8 @@ def test_offset_fields_are_those_of_the_forward_pass():
 
 def test_the_paper_network_starts_as_the_plain_one():
     torch.manual_seed(0)
-    plain = VideoNet(replace(TINY, deform_steps=PLAIN)).eval()
-    moving = VideoNet(TINY).eval()
+    plain = VideoNet(replace(SMALL_NETWORK, deform_steps=PLAIN)).eval()
+    moving = VideoNet(SMALL_NETWORK).eval()
     added = moving.load_state_dict(plain.state_dict(), strict=False)
     assert all("offset_branch" in name for name in added.missing_keys) and not added.unexpected_keys
     clips = torch.rand(2, 1, 8, 16, 16)
@@ -210,7 +208,7 @@ def test_the_paper_network_starts_as_the_plain_one():
 
 
 def test_start():
-    net = VideoNet(preset("released"))
+    net = VideoNet(replace(preset("paper"), conv3d=(16, 32, 64), conv2d=(64, 64, 64)))
     for name, weight in net.named_parameters():
         if "offset_branch" in name:
             assert weight.abs().max() == 0, name
@@ -225,108 +223,100 @@ def test_start():
     assert all(isinstance(layer, ConvLSTM) for layer in net.recurrent)
 
 
-@pytest.mark.parametrize("side", [14, 16, 28])
-def test_the_slipped_pooling_is_tensorflows(side):
-    """Mean over (2, 2, 1) at stride (1, 2, 2) with "same" padding, which is not counted: here sums over counts."""
-    net, clips = awake(replace(TINY, size=4 * side, defects=("pool_2_2_1",)))
-    seen = {}
-    net.conv2d[3].register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0], y=output))
-    net(clips)
-    x = seen["x"].unflatten(0, (len(clips), -1)).transpose(1, 2)  # (B, C, T, H, W)
-    padded = [nn.functional.pad(value, (0, 0, 0, 0, 0, 1)) for value in (x, torch.ones_like(x))]
-    sums, counts = (nn.functional.avg_pool3d(value, (2, 2, 1), (1, 2, 2)) for value in padded)
-    assert seen["y"].shape[2:] == (side // 2, side // 2)
-    expected = (sums / counts).transpose(1, 2).flatten(0, 1)
-    torch.testing.assert_close(seen["y"], expected, atol=1e-12, rtol=1e-12)
+def test_the_numbers_of_a_seed_stay():
+    """Records and stored outputs depend on the order in which weights are drawn, and on their names."""
+    torch.manual_seed(0)
+    net = VideoNet(SMALL_NETWORK)
+    order = [name for name, _ in net.named_parameters() if name.startswith("recurrent.0.")]
+    ends = [
+        "B",
+        "input_conv.weight",
+        "input_conv.offset_branch.weight",
+        "input_conv.offset_branch.bias",
+        "state_conv.weight",
+    ]
+    ends += [f"{vector}.{gate}" for vector in ("w_x", "w_h", "b") for gate in "fio"]
+    assert order == [f"recurrent.0.{end}" for end in ends]
+    numbers = [net.recurrent[2].w_h["o"][0].item(), net.linear.bias[0].item(), torch.rand(1).item()]
+    assert numbers == pytest.approx([0.00578334, -0.25663599, 0.21536207], abs=1e-6)
 
 
-def test_double_softmax_gives_the_loss_probabilities():
-    net, clips = awake(TINY)
-    twice = VideoNet(replace(TINY, defects=("double_softmax",))).double().eval()
-    twice.load_state_dict(net.state_dict())
-    torch.testing.assert_close(twice(clips), net(clips).softmax(1))
-    assert nn.functional.cross_entropy(torch.eye(17), torch.arange(17)).item() == pytest.approx(1.9295, abs=1e-4)
+def test_files_of_older_versions_still_load(saved, net):
+    """Three entries in the header, fields that came later, a list of defects, names of torch.compile."""
+    config = asdict(SMALL_NETWORK) | {"defects": []}
+    tensors = {name: tensor.clone() for name, tensor in load_file(saved).items()}
+    for late in ((), ("gates", "learned_steps", "deform_state", "shared_offsets", "defects")):
+        old = {name: value for name, value in config.items() if name not in late}
+        header = {"deformlib": "VideoNet", "config": json.dumps(old), "classes": json.dumps(NAMES)}
+        save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()} if late else tensors, saved, header)
+        again, classes = load_network(saved)
+        assert again.config == SMALL_NETWORK and classes == NAMES
+        assert all(tensor.equal(again.state_dict()[name]) for name, tensor in tensors.items())
+    header = {"deformlib": json.dumps({"config": config | {"defects": ["pool_2_2_1"]}, "classes": NAMES})}
+    save_file(tensors, saved, header)
+    with pytest.raises(NetworkError, match="defects.*ReleasedVideoNet"):
+        load_network(saved)
 
 
-def test_no_defect_is_on_by_default():
-    assert set(DEFECTS) == {"mixed_gates", "released_border", "pool_2_2_1", "double_softmax"}
-    assert not any(preset(name).defects for name in ("paper", "plain", "released", "classroom"))
-    net = VideoNet(TINY)
-    pools = [type(module) for module in net.conv2d if "Pool" in type(module).__name__]
-    assert pools == [nn.AvgPool2d] * 3
-
-
-def test_weights_saved_before_a_field_was_added_still_load(tmp_path):
-    path = tmp_path / "network.safetensors"
-    save_network(VideoNet(TINY), path, NAMES)
-    config = asdict(TINY)
-    for name in ("gates", "learned_steps", "deform_state", "shared_offsets", "defects"):
-        del config[name]
-    header = {"deformlib": "VideoNet", "config": json.dumps(config), "classes": json.dumps(list(NAMES))}
-    save_file(load_file(path), path, header)  # three entries, as files of before have
-    again, classes = load_network(path)
-    assert again.config == TINY and classes == NAMES
-    save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(path).items()}, path, header)
-    compiled = load_network(path)[0]
-    assert all(tensor.equal(again.state_dict()[name]) for name, tensor in compiled.state_dict().items())
-
-
-def compiled_parts(net):
+def compiled_parts(net: VideoNet) -> VideoNet:
+    """Wrappers inside the network."""
     net.conv3d, net.recurrent[1] = torch.compile(net.conv3d), nn.DataParallel(net.recurrent[1])
     net.recurrent[0].input_conv = torch.compile(net.recurrent[0].input_conv)
     return net
 
 
-def compiled_in_place(net):
+def compiled_in_place(net: VideoNet) -> VideoNet:
+    """Without a wrapper."""
     net.compile()
     return net
 
 
 @pytest.mark.parametrize(
     "wrap",
-    [
-        torch.compile,
-        nn.DataParallel,
-        AveragedModel,
-        compiled_in_place,
-        compiled_parts,
-        lambda net: torch.compile(nn.DataParallel(torch.compile(compiled_parts(net)))),
-    ],
+    [AveragedModel, compiled_in_place, lambda net: torch.compile(nn.DataParallel(torch.compile(compiled_parts(net))))],
 )
-def test_wrapped_networks_give_the_file_of_the_bare_one(tmp_path, wrap):
-    net, path, bare = VideoNet(TINY), tmp_path / "wrapped.safetensors", tmp_path / "bare.safetensors"
-    save_network(net, bare, NAMES)
-    wrapped = wrap(copy.deepcopy(net))
+def test_wrapped_networks_give_the_file_of_the_bare_one(net, saved, wrap):
+    wrapped, path = wrap(copy.deepcopy(net)), saved.with_name("wrapped.safetensors")
     save_network(wrapped, path, NAMES)
-    assert path.read_bytes() == bare.read_bytes() and load_network(path)[1] == NAMES
+    assert path.read_bytes() == saved.read_bytes() and load_network(path)[1] == NAMES
     assert multiply_adds(wrapped) == multiply_adds(net)
 
 
-def test_the_same_network_gives_the_same_bytes(tmp_path):
-    net, files = VideoNet(TINY), set()
-    for number in range(8):
-        save_network(net, tmp_path / f"{number}.safetensors", NAMES)
-        files.add((tmp_path / f"{number}.safetensors").read_bytes())
+def test_the_same_network_gives_the_same_bytes(net, saved):
+    files = {saved.read_bytes()}
+    for _ in range(8):
+        save_network(net, saved, NAMES)
+        files.add(saved.read_bytes())
     assert len(files) == 1
 
 
-def test_the_variables_of_a_wrapped_network_are_those_of_the_bare_one():
-    net = VideoNet(replace(preset("released"), **SMALL, classes=4, deform_steps=select_steps("released", 4)))
-    views = released_variables(net)
-    wrapped = released_variables(nn.DataParallel(torch.compile(compiled_parts(copy.deepcopy(net)))))
-    assert wrapped.keys() == views.keys() and all(views[name].equal(wrapped[name]) for name in views)
+def test_saving_a_network_imports_no_opencv(tmp_path):
+    """Nor any wing but the engines of deform and conv3d."""
+    code = """
+import sys
+from deformlib.network import VideoNet, load_network, preset, save_network
+save_network(VideoNet(preset("classroom")), sys.argv[1], tuple(map(str, range(17))))
+load_network(sys.argv[1])
+parts = {"cv2", "matplotlib", "pandas", "deformlib.make", "deformlib.media", "deformlib.paper", "deformlib.training"}
+print(sorted(parts & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "net.safetensors")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
-def test_networks_that_could_not_be_read_again_are_not_written(tmp_path):
-    path = tmp_path / "network.safetensors"
-    with pytest.raises(NetworkError, match="network.safetensors: a Linear is no VideoNet: save its state_dict"):
-        save_network(torch.compile(nn.Linear(1, 1)), path, NAMES)
-    with pytest.raises(NetworkError, match=r"network.safetensors: .* is not as its configuration says: save net.float\(\)"):
-        save_network(VideoNet(TINY).half(), path, NAMES)
-    normed = VideoNet(TINY)
+def test_networks_that_could_not_be_read_again_are_not_written(tmp_path, net):
+    path, normed = tmp_path / "network.safetensors", copy.deepcopy(net)
     nn.utils.parametrizations.spectral_norm(normed.linear)
-    with pytest.raises(NetworkError, match="network.safetensors: linear.parametrizations.* without parts added"):
-        save_network(normed, path, NAMES)
+    wrong = {"Linear is no VideoNet": torch.compile(nn.Linear(1, 1)), "net.float()": copy.deepcopy(net).half()}
+    for words, some in (wrong | {"linear.parametrizations": normed}).items():
+        with pytest.raises(NetworkError) as error:
+            save_network(some, path, NAMES)
+        assert words in str(error.value) and path.name in str(error.value)
+    for classes, words in ((("joy", "anger"), "2 class names.*4 logits"), ((0, 1, 2, 3), "one text per logit")):
+        with pytest.raises(NetworkError, match=words):  # load_network would refuse numbers
+            save_network(net, path, classes)
     assert not path.exists()
 
 
@@ -334,13 +324,18 @@ def test_networks_that_could_not_be_read_again_are_not_written(tmp_path):
 def test_committed_weights_load(file):
     net, classes = load_network(file)
     config = net.config
+    assert type(net) is VideoNet
+    expected = {"B", "input_conv.weight", "state_conv.weight"}
+    expected |= {f"{vector}.{gate}" for vector in ("w_x", "w_h", "b") for gate in "ifo"}
+    if any(config.deform_steps):
+        expected |= {"input_conv.offset_branch.weight", "input_conv.offset_branch.bias"}
+    assert set(net.recurrent[0].state_dict()) == expected
     logits = net(torch.rand(2, config.in_channels, config.length, config.size, config.size))
     assert logits.shape == (2, len(classes)) and logits.isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16, 16), (2, 1, 9, 16, 16), (2, 1, 8, 16, 18), (1, 8, 16, 16)])
-def test_a_clip_of_another_shape_is_one_clear_error(shape):
-    net = VideoNet(TINY)
+def test_a_clip_of_another_shape_is_one_clear_error(net, shape):
     for use in (net, net.offset_fields):
         with pytest.raises(NetworkError, match=r"\[B, 1, 8, 16, 16\]") as error:
             use(torch.rand(shape))
@@ -349,7 +344,10 @@ def test_a_clip_of_another_shape_is_one_clear_error(shape):
 
 def test_a_mask_for_every_field_of_every_filter():
     torch.manual_seed(0)
-    net, clips = VideoNet(replace(TINY, modulated=True, per_filter=True)).double(), torch.rand(3, 1, 8, 16, 16).double()
+    net, clips = (
+        VideoNet(replace(SMALL_NETWORK, modulated=True, per_filter=True)).double(),
+        torch.rand(3, 1, 8, 16, 16).double(),
+    )
     nn.functional.cross_entropy(net(clips), torch.tensor([0, 1, 2])).backward()
     for layer, channels in zip(net.recurrent, (4, 3, 3), strict=True):
         branch = layer.deform_conv.offset_branch
@@ -358,212 +356,99 @@ def test_a_mask_for_every_field_of_every_filter():
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
-        ({"deform_steps": ((1,),)}, "1 ConvLSTM layers, but hidden names 3"),
+        ({"deform_steps": ((1,),)}, "deform_steps.*hidden"),
         ({"deform_steps": ((4,), (), ())}, "steps 0 to 3"),
-        ({"deform_steps": ((-1,), (), ())}, "steps 0 to 3"),
-        ({"length": 1}, "too small"),
-        ({"size": 3}, "too small"),
-        ({"pool": "mean"}, "pool is 'mean': choose 'max' or 'average'"),
-        ({"conv3d": (2, 3)}, "conv3d names 2 widths and conv2d 3"),
-        ({"conv3d": (2, 3, 4, 5)}, "conv3d names 4 widths"),
-        ({"conv2d": (4,)}, "conv2d 1: give three of each"),
-        ({"conv2d": (4, 5, 6, 7)}, "conv2d 4: give three of each"),
-        ({"gates": "convolution", "defects": ("mixed_gates",)}, "mixed_gates is a defect of gates on means"),
-        ({"gates": "max"}, "gates is 'max': choose 'mean' or 'convolution'"),
-        ({"deform_state": True}, "deform_state .*take gates='convolution'"),
-        ({"learned_steps": True, "deform_steps": PLAIN}, r"Nothing is deformable.*select_steps\('all', 4\)"),
-        (
-            {"defects": ("mixed_gates", "no_dropout")},
-            "no defect 'no_dropout': choose among mixed_gates, .*double_softmax",
-        ),
+        ({"deform_steps": ((-1,), (), ())}, "deform_steps"),
+        ({"length": 1}, "length is 1"),
+        ({"size": 3}, "size is 3"),
+        ({"length": 2**20, "size": 2**20}, "memory"),
+        ({"pool": "mean"}, "pool is 'mean'.*'max' or 'average'"),
+        ({"conv3d": (2, 3)}, "conv3d"),
+        ({"conv3d": (2, 3, 4, 5)}, "conv3d"),
+        ({"conv3d": (0, 8, 8)}, "conv3d"),
+        ({"conv2d": (4, 5, 6, 7)}, "conv2d"),
+        ({"gates": "max"}, "gates is 'max'.*'mean' or 'convolution'"),
+        ({"deform_state": True}, "deform_state.*gates='convolution'"),
+        ({"learned_steps": True, "deform_steps": PLAIN}, "learned_steps.*select_steps"),
+        ({"classes": -1}, "classes is -1"),
+        ({"classes": 2.5}, "classes is 2.5"),
+        ({"in_channels": 0}, "in_channels is 0"),
+        ({"hidden": (0, 1, 1)}, "hidden"),
+        ({"norm_momentum": 1.5}, "norm_momentum is 1.5"),
+        ({"init_std": -1.0}, "init_std is -1.0"),
+        ({"init_std": float("nan")}, "init_std is nan"),
     ],
+    ids=str,
 )
-def test_a_configuration_that_does_not_fit_is_one_clear_error(change, words):
+def test_a_configuration_that_no_network_can_have_is_one_clear_error(change, words):
+    """Whoever holds a configuration holds one that works."""
     with pytest.raises(NetworkError, match=words) as caught:
-        replace(TINY, **change)
+        replace(SMALL_NETWORK, **change)
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["classroom", "released"])
-def test_file_round_trip(tmp_path, name):
-    tiny = {"conv3d": (2, 3, 4), "hidden": (2, 3, 4), "conv2d": (3, 4, 5), "classes": 4, "size": 16}
-    config = replace(preset(name), **tiny)
-    net, path = VideoNet(config), tmp_path / "new" / "folder" / "network.safetensors"
-    clips = torch.rand(2, 1, config.length, 16, 16)
+def test_a_configuration_comes_back_from_json():
+    assert NetworkConfig(**json.loads(json.dumps(asdict(SMALL_NETWORK)))) == SMALL_NETWORK
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"per_filter": True, "position_bias": True, "init_std": 0.02}], ids=["classroom", "released"]
+)
+def test_file_round_trip(tmp_path, options):
+    net, path = VideoNet(replace(SMALL_NETWORK, **options)), tmp_path / "new" / "folder" / "network.safetensors"
+    clips = torch.rand(2, 1, 8, 16, 16)
     net(clips)  # moves the running statistics
     save_network(net, path, NAMES)
     again, names = load_network(path)
-    assert (again.config, names, again.training) == (config, NAMES, False)
+    assert (again.config, names, again.training) == (net.config, NAMES, False)
     assert torch.equal(again(clips), net.eval()(clips))
     assert [item.name for item in path.parent.iterdir()] == ["network.safetensors"]
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "network.safetensors"
-    save_network(VideoNet(TINY), path, NAMES)
-    before = path.read_bytes()
-    monkeypatch.setattr("deformlib.bodies.os.replace", lambda *paths: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(OSError):
-        save_network(VideoNet(TINY), path, NAMES)
-    assert path.read_bytes() == before
+def test_a_failed_save_leaves_the_old_file(saved):
+    """A limit on the size of files stands for a full disk."""
+    before, limits = saved.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(NetworkError, match="network.safetensors cannot be written.*room"):
+            save_network(VideoNet(SMALL_NETWORK), saved, NAMES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert saved.read_bytes() == before and [item.name for item in saved.parent.iterdir()] == [saved.name]
 
 
-def test_wrong_files_are_one_clear_error(tmp_path):
-    path = tmp_path / "network.safetensors"
-    with pytest.raises(NetworkError, match="network.safetensors: there is no such file"):
-        load_network(path)
-    path.write_bytes(b"these are no weights")
-    with pytest.raises(NetworkError, match="not a whole safetensors file"):
-        load_network(path)
-    save_file({"weight": torch.zeros(3)}, path)
+def test_wrong_files_are_one_clear_error(saved, tmp_path):
+    whole, tensors = saved.read_bytes(), {name: tensor.clone() for name, tensor in load_file(saved).items()}
+    with pytest.raises(NetworkError, match=r"missing\.safetensors.*no such file|missing\.safetensors.*No such file"):
+        load_network(tmp_path / "missing.safetensors")
+    for content in (b"these are no weights", whole[: len(whole) // 2]):
+        saved.write_bytes(content)
+        with pytest.raises(NetworkError, match="network.safetensors is no whole safetensors file"):
+            load_network(saved)
+    save_file({"weight": torch.zeros(3)}, saved)
     with pytest.raises(NetworkError, match="another network"):
-        load_network(path)
-    save_network(VideoNet(TINY), path, NAMES)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(NetworkError, match="not a whole safetensors file"):
-        load_network(path)
-    path.write_bytes(whole)
-    for config in (asdict(replace(TINY, hidden=(4, 4, 4))), {"depth": 3}):
-        save_file(load_file(path), path, {"deformlib": json.dumps({"config": config, "classes": NAMES})})
-        with pytest.raises(NetworkError, match="do not fit this version"):
-            load_network(path)
-    with pytest.raises(NetworkError, match="2 class names for a network with 4 logits"):
-        save_network(VideoNet(TINY), path, ("joy", "anger"))
-    with pytest.raises(NetworkError, match="give one text per logit"):  # load_network would refuse numbers
-        save_network(VideoNet(TINY), path, (0, 1, 2, 3))
+        load_network(saved)
+    good = asdict(SMALL_NETWORK)
+    wrong = [asdict(replace(SMALL_NETWORK, hidden=(4, 4, 4))), good | {"depth": 3}, good | {"classes": "x"}, [], None]
+    for config, classes in [
+        *((config, NAMES) for config in wrong),
+        (good, NAMES[:3]),
+        (good, (1, 2, 3, 4)),
+        (good, None),
+    ]:
+        save_file(tensors, saved, {"deformlib": json.dumps({"config": config, "classes": classes})})
+        with pytest.raises(NetworkError, match="does not fit this version"):
+            load_network(saved)
 
 
-SMALL = {"length": 8, "size": 16, "conv3d": (2, 3, 4), "hidden": (5, 5, 5), "conv2d": (4, 5, 6)}
-
-
-def released_arrays(config):
-    """Random arrays under the names and in the shapes of the released code."""
-    generator, side, arrays = np.random.default_rng(0), config.map_size, {}
-
-    def add(stage, **shapes):
-        arrays.update(
-            {f"{stage}/{name}": generator.normal(size=shape).astype("float32") for name, shape in shapes.items()}
-        )
-
-    def norm(stage, width):
-        add(stage, gamma=width, beta=width, moving_mean=width, moving_variance=width)
-        arrays[f"{stage}/moving_variance"] **= 2
-
-    channels = config.in_channels
-    for k, width in enumerate(config.conv3d, 1):
-        add(f"conv3d_{k}", kernel=(3, 3, 3, channels, width))
-        if k > 1:
-            norm(f"conv3d_{k}", width)
-        channels = width
-    for k, (width, steps) in enumerate(zip(config.hidden, config.deform_steps), 1):
-        add(
-            f"cell_{k}",
-            wconvInput=(3, 3, channels, width),
-            wconvHidden=(3, 3, width, width),
-            gateBias=(side, side, width),
-        )
-        add(f"cell_{k}", **{f"{vector}{gate}": width for vector in ("wx", "wh", "b") for gate in "ifo"})
-        if steps:
-            add(f"cell_{k}", d_kernel=(3, 3, channels, width), d_bias=width)
-            add(f"cell_{k}", d_offset_kernel=(3, 3, channels, 18 * width), d_offset_bias=18 * width)
-        norm(f"cell_{k}", width)
-        channels = width
-    for k, width in enumerate(config.conv2d, 1):
-        add(f"conv2d_{k}", kernel=(1, 3, 3, channels, width))
-        norm(f"conv2d_{k}", width)
-        channels = width
-    add("dense", kernel=(channels, config.classes), bias=config.classes)
-    return arrays
-
-
-def test_keras_own_names_of_the_biases_do_as_well():
-    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
-    arrays = released_arrays(config)
-    names = {"bi": "inputBias", "bf": "forgetBias", "bo": "outputBias"}
-    renamed = {"/".join([stage, names.get(last, last)]): arrays[f"{stage}/{last}"] for stage, last in (name.split("/") for name in arrays)}
-    assert "cell_1/forgetBias" in renamed and "cell_1/bf" not in renamed
-    first, second = (from_released(each, config).state_dict() for each in (arrays, renamed))
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-    with pytest.raises(NetworkError, match="given twice"):
-        from_released(arrays | {"cell_1/inputBias": arrays["cell_1/bi"]}, config)
-
-
-@pytest.mark.parametrize("steps", [PLAIN, ((0,), (1,), (2,))])
-def test_released_variables_and_back(steps):
-    config = replace(preset("released"), **SMALL, deform_steps=steps)
-    arrays = released_arrays(config)
-    assert len(arrays) == 76 + 4 * sum(map(len, steps))
-    net = from_released(arrays, config)
-    assert not net.training and net.config == config
-    back = released_variables(net)
-    assert set(back) == set(arrays)
-    assert all(np.array_equal(back[name].numpy(), arrays[name]) for name in arrays)
-
-
-def test_the_released_network_has_the_released_shapes():
-    shapes = {name: tuple(view.shape) for name, view in released_variables(VideoNet(preset("released"))).items()}
-    assert shapes["conv3d_3/kernel"] == (3, 3, 3, 128, 256) and shapes["conv2d_1/kernel"] == (1, 3, 3, 32, 128)
-    cell = {"wconvInput": (3, 3, 256, 32), "wconvHidden": (3, 3, 32, 32), "gateBias": (28, 28, 32), "whf": (32,)}
-    cell |= {"d_kernel": (3, 3, 256, 32), "d_offset_kernel": (3, 3, 256, 576), "d_offset_bias": (576,), "gamma": (32,)}
-    assert {name: shapes[f"cell_1/{name}"] for name in cell} == cell
-    assert shapes["dense/kernel"] == (256, 17)
-
-
-def test_released_kernels_mean_what_they_do_in_tensorflow():
-    """One output number of each kind of layer, as a sum over the axes in TensorFlow's order."""
-    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
-    arrays = released_arrays(config)
-    net = from_released(arrays, config)
-    clip = torch.rand(1, 1, 8, 16, 16)
-    inside = clip[0].movedim(0, -1).numpy()[2:5, 6:9, 9:12]  # (T, H, W, C) around frame 3, place (7, 10)
-    got = net.conv3d.layers[0](clip)[0, :, 3, 7, 10].detach().numpy()
-    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv3d_1/kernel"]), rtol=1e-5, atol=1e-5)
-    maps = torch.rand(1, 5, 4, 4)
-    inside = maps[0].movedim(0, -1).numpy()[None, 1:4, 0:3]
-    got = net.conv2d[0](maps)[0, :, 2, 1].detach().numpy()
-    np.testing.assert_allclose(got, np.einsum("thwc,thwcf->f", inside, arrays["conv2d_1/kernel"]), rtol=1e-5, atol=1e-5)
-    vector = torch.rand(6)
-    expected = vector.numpy() @ arrays["dense/kernel"] + arrays["dense/bias"]
-    np.testing.assert_allclose(net.linear(vector).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_the_cells_arrays_are_those_of_the_reference_files():
-    for kind, steps in (("plain", PLAIN), ("deform", preset("released").deform_steps)):
-        with np.load(Path(__file__).parent / "data" / f"released_cell_{kind}.npz") as reference:
-            cell = {name: reference[name].ndim for name in reference if re.match("w|b|d_|gateBias", name)}
-        views = released_variables(VideoNet(replace(preset("released"), deform_steps=steps)))
-        ours = {name.split("/")[1]: view.ndim for name, view in views.items() if name.startswith("cell_1/")}
-        assert cell.items() <= ours.items()
-        assert set(ours) - set(cell) == {"gamma", "beta", "moving_mean", "moving_variance"}
-
-
-@pytest.mark.parametrize(
-    "name, array, words",
-    [
-        ("cell_2/wconvInput", np.zeros((3, 3, 5, 6)), r"got \[3, 3, 5, 6\], but the network has \[3, 3, 5, 5\]"),
-        ("conv2d_1/kernel", np.zeros((3, 3, 5, 4)), r"got \[3, 3, 5, 4\], but the network has \[1, 3, 3, 5, 4\]"),
-        ("dense/bias", None, r"got nothing, but the network has \[17\]"),
-        ("cell_1/d_mask", np.zeros(3), r"got \[3\], but the network has nothing"),
-    ],
-)
-def test_a_released_array_that_does_not_fit_is_named(name, array, words):
-    config = replace(preset("released"), **SMALL, deform_steps=PLAIN)
-    arrays = released_arrays(config)
-    if array is None:
-        del arrays[name]
-    else:
-        arrays[name] = array
-    with pytest.raises(NetworkError, match=f"{name}: {words}"):
-        from_released(arrays, config)
-
-
-@pytest.mark.skipif("DEFORMLIB_SLOW" not in os.environ, reason="compiles for about a minute; set DEFORMLIB_SLOW=1")
+@pytest.mark.slow
 def test_compiled_equals_eager():
     """Logits to 1e-4, and the gradient by its norm: at a kink of max pooling or LeakyReLU single numbers may differ."""
-    net, clips = awake(replace(TINY, conv3d=(2, 64, 4)))  # wide enough for the Winograd form
+    net, clips = lively_network(
+        VideoNet(replace(SMALL_NETWORK, conv3d=(2, 64, 4)))
+    )  # wide enough for the Winograd form
     net, clips = net.float(), clips.float()
     twin, labels = copy.deepcopy(net), torch.tensor([0, 1, 2])
     logits = torch.compile(twin)(clips)
@@ -574,14 +459,3 @@ def test_compiled_equals_eager():
         torch.cat([p.grad.flatten() for p in each.parameters() if p.grad is not None]) for each in (twin, net)
     )
     assert (ours - theirs).norm() < 1e-3 * theirs.norm()
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"classes": -1}, {"classes": 2.5}, {"in_channels": 0}, {"hidden": (0, 1, 1)}, {"conv3d": (0, 8, 8)}, {"init_std": -1.0}, {"init_std": float("nan")}],
-    ids=str,
-)
-def test_a_configuration_that_no_network_can_have_is_refused(wrong: dict):
-    """Whoever holds a configuration holds one that works: no width of nothing, no spread below zero."""
-    with pytest.raises(NetworkError, match="take (whole numbers|a number)"):
-        replace(TINY, **wrong)

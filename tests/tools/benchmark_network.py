@@ -1,8 +1,9 @@
 """The recurrent stack and a whole training step against a naive network of common parts, in one run: `make benchmark`.
 
-Writes network.json and network.md. The naive network has an ordinary 3D part, a convolution of x_t and one of h at every
-step, and torchvision's deformable convolution at every chosen step; it holds the same weights and is checked to give the same
-logits. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU: bfloat16 is compared with its float32.
+Writes network.json and network.md. The naive network has an ordinary 3D part, a convolution of x_t and one of h at
+every step, and torchvision's deformable convolution at every chosen step; it holds the same weights and is checked to
+give the same logits. Ratios above 1 are in our favour. torchvision has no bfloat16 on a CPU: bfloat16 is compared with
+its float32.
 """
 
 import argparse
@@ -13,122 +14,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torchvision
 from benchmark import markdown, peak, seconds, store
+from naive_network import MOVES, NaiveNet, Stack
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from deformlib.convlstm import ConvLSTM
-from deformlib.deform import deform_conv2d
-from deformlib.network import NetworkConfig, VideoNet, multiply_adds, paper_steps, preset
+from deformlib.network import NetworkConfig, VideoNet, paper_steps, preset
+from deformlib.paper.study import multiply_adds
 
-MOVES = (  # from public code to the library's class; each keeps the ones before
-    "naive: a cell for one step, and a loop",
-    "frames taken apart once",
-    "plain input convolutions in one call",
-    "deformable input convolutions in one call",
-    "the deformable convolution of chapter 06",
-    "no copy of plain steps, gates for all steps: ConvLSTM",
-    "ConvLSTM in bfloat16",
-)
 EPOCHS, TRAIN, VALIDATION = 50, 7242, 1810  # the paper's protocol on the 9052 copies
 TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # a GPU multiplies float32 in convolutions with 10 bits unless told otherwise
-
-
-def cell(layer: ConvLSTM, a: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """One step as the formulas of chapter 08 say it, gates on means."""
-    g = torch.tanh(a + F.conv2d(h, layer.state_conv.weight, padding=1) + layer.B)
-
-    def gate(name: str) -> Tensor:
-        value = layer.w_x[name] * a.mean((2, 3)) + layer.w_h[name] * h.mean((2, 3)) + layer.b[name]
-        return torch.sigmoid(value)[:, :, None, None]
-
-    c = gate("f") * c + gate("i") * g
-    return gate("o") * torch.tanh(c), c
-
-
-def walk(layer: ConvLSTM, x: Tensor, moves: int) -> Tensor:
-    """The layer's hidden states [B, F, T, H, W], computed with the first so many of MOVES done; 0 is naive."""
-    if moves > 4:
-        return layer(x)[0]
-    steps, chosen, kernel = range(x.shape[2]), layer.deform_steps, layer.input_conv.weight
-    frames = x.unbind(2) if moves else None
-
-    def convolve(images: Tensor) -> Tensor:
-        return F.conv2d(images, kernel, padding=1)
-
-    def deform(images: Tensor) -> Tensor:
-        operator = deform_conv2d if moves > 3 else torchvision.ops.deform_conv2d
-        return operator(images, layer.input_conv.offset_branch(images), kernel, padding=1)
-
-    maps = {}
-    groups = [(convolve, [step for step in steps if step not in chosen]), (deform, list(chosen))]
-    for operator, group in groups[: max(moves - 1, 0)]:
-        if group:
-            together = operator(torch.cat([frames[step] for step in group]))
-            maps |= zip(group, together.chunk(len(group)), strict=True)
-    h = c = x.new_zeros(len(x), len(kernel), *x.shape[3:])
-    hidden = []
-    for step in steps:
-        if step in maps:
-            a = maps[step]
-        else:
-            x_t = frames[step] if moves else x[:, :, step]
-            a = (deform if step in chosen else convolve)(x_t)
-        h, c = cell(layer, a, h, c)
-        hidden.append(h)
-    return torch.stack(hidden, 2)
-
-
-class Stack(nn.Module):
-    """The three ConvLSTM layers of a configuration, with LeakyReLU between them."""
-
-    def __init__(self, config: NetworkConfig, moves: int = 0) -> None:
-        super().__init__()
-        widths = (config.conv3d[-1], *config.hidden)
-        pairs = zip(widths, config.hidden, config.deform_steps, strict=False)
-        self.layers = nn.ModuleList(ConvLSTM(before, width, deform_steps=steps) for before, width, steps in pairs)
-        self.moves = moves
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = F.leaky_relu(walk(layer, x, self.moves), 0.2)
-        return x
-
-
-class NaiveNet(nn.Module):
-    """The network of chapter 09 from common parts, with the weights of `net`."""
-
-    def __init__(self, net: VideoNet) -> None:
-        super().__init__()
-        config = net.config
-        norm = {"eps": 1e-3, "momentum": config.norm_momentum}
-        one, two, three = config.conv3d
-        conv = partial(nn.Conv3d, kernel_size=3, padding=1, bias=False)
-        self.conv3d = nn.Sequential(
-            *(conv(config.in_channels, one), nn.LeakyReLU(0.2), nn.MaxPool3d((1, 2, 2))),
-            *(conv(one, two), nn.BatchNorm3d(two, **norm), nn.LeakyReLU(0.2), nn.MaxPool3d(2)),
-            *(conv(two, three), nn.BatchNorm3d(three, **norm), nn.LeakyReLU(0.2)),
-        )
-        self.recurrent = Stack(config).layers
-        self.norms = nn.ModuleList(nn.BatchNorm3d(width, **norm) for width in config.hidden)
-        self.conv2d = nn.Sequential()
-        for before, width in zip((config.hidden[-1], *config.conv2d), config.conv2d, strict=False):
-            conv = nn.Conv2d(before, width, 3, padding=1, bias=False)
-            self.conv2d.extend(
-                [conv, nn.BatchNorm2d(width, **norm), nn.LeakyReLU(0.2), nn.AvgPool2d(2, ceil_mode=True)]
-            )
-        self.linear = nn.Linear(config.conv2d[-1], config.classes)
-        for mine, theirs in zip(self.state_dict().values(), net.state_dict().values(), strict=True):
-            mine.copy_(theirs)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        x = self.conv3d(clips)
-        for layer, norm in zip(self.recurrent, self.norms, strict=True):
-            x = F.leaky_relu(norm(walk(layer, x, 0)), 0.2)
-        maps = [self.conv2d(x[:, :, step]).mean((2, 3)) for step in range(x.shape[2])]
-        return self.linear(torch.stack(maps, 1).mean(1))
 
 
 def both_ways(module: nn.Module, x: Tensor, dtype: torch.dtype) -> None:
@@ -260,7 +156,7 @@ def stages_of(net: VideoNet) -> dict[str, nn.Module]:
 def stages(
     config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm, dtype: torch.dtype = torch.float32
 ) -> Iterator[dict]:
-    """Milliseconds of every stage of our network for one training clip, both ways, and the numbers it takes and gives."""
+    """Milliseconds of every stage of ours for one training clip, both ways, and the numbers it takes and gives."""
     torch.manual_seed(0)
     net = VideoNet(config).to(device)
     offsets_of_a_pixel(net)
@@ -335,7 +231,7 @@ def matrix_size(device: str, quick: bool) -> int:
 
 
 def floors(config: NetworkConfig, quick: bool, device: str) -> Iterator[dict]:
-    """Minutes of the paper's protocol if every multiply-add, of ordinary convolutions, ran at the rate of a matrix product."""
+    """Minutes of the paper's protocol if every multiply-add ran at the rate of a matrix product."""
     flops = 2 * multiply_adds(VideoNet(config))
     for dtype in kinds(device):
         rate = matrix_rate(device, dtype, matrix_size(device, quick))
@@ -375,14 +271,14 @@ def rounded(value: object) -> object:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
     parser.add_argument(
         "--quick", action="store_true", help="a small network, to see that it runs: the numbers mean nothing"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     config, batch, repeats = preset("paper"), 2, 3
     if arguments.quick:
         small = {"length": 8, "size": 32, "deform_steps": paper_steps(4), "conv3d": (8, 16, 32), "conv2d": (16, 16, 16)}
@@ -399,7 +295,8 @@ def main() -> None:
             found["scaling"] += scaling(config, arguments.quick, device, kinds(device)[-1], bar)
             found["floor"] += floors(config, arguments.quick, device)
     sizes = {"length": config.length, "size": config.size, "batch": batch}
-    title = f"Clips of {config.length} frames of {config.size} pixels, batch {batch}; time and memory: times better than naive"
+    clips = f"Clips of {config.length} frames of {config.size} pixels, batch {batch}"
+    title = f"{clips}; time and memory: times better than naive"
     found = rounded(found)
     print(store(arguments.folder, "network", title, {"config": sizes} | found, tables(found)))
 
