@@ -33,8 +33,8 @@ function read(values, channel, [height, width], y, x) {
   return (1 - down) * upper + down * lower;
 }
 
-// From points on a layer's output to those its taps read: step_back and point_weights in Python.
-function stepBack(layer, step, points, moved) {
+// From points on a layer's output to those its taps read: trace_back and point_weights in Python.
+function traceBack(layer, step, points, moved) {
   const number = layer.steps.indexOf(step), looks = []; // -1 where the layer is plain
   for (const [y, x, weight] of points) {
     for (let tap = 0; tap < layer.taps; tap++) {
@@ -52,16 +52,16 @@ function stepBack(layer, step, points, moved) {
   return looks;
 }
 
-// Where a position of a layer looks, `depth` layers deep, in pixels of the frame; moved: with offsets, else at rest.
+// Where a position of a layer looks, `depth` layers deep, in pixels of the frame; moved: with offsets, else those of the regular grid.
 function samplingPoints(network, { step, layer, depth, row, column }, moved = true) {
   let points = [[row, column, 1]];
   for (let number = layer; number > layer - depth; number--) {
-    points = stepBack(network.layers[number], step, points, moved);
+    points = traceBack(network.layers[number], step, points, moved);
   }
   return points.map(([y, x, weight]) => [...toFrame(network, y, x), weight]);
 }
 
-function toFrame({ before: [scale, shift] }, y, x) {
+function toFrame({ to_frame: [scale, shift] }, y, x) {
   return [y * scale[0] + shift[0], x * scale[1] + shift[1]];
 }
 
@@ -105,7 +105,7 @@ function draw(canvas, scene, network, state) {
   const [, height, width, channels] = scene.frames.shape, context = canvas.getContext("2d");
   const zoom = canvas.width / (width + 2 * scene.margin);
   const onCanvas = ([y, x]) => [(x + 0.5 + scene.margin) * zoom, (y + 0.5 + scene.margin) * zoom];
-  const [rows, columns] = network.map, [tall, wide] = network.before[0]; // a map pixel in frame pixels
+  const [rows, columns] = network.map, [tall, wide] = network.to_frame[0]; // a map pixel in frame pixels
 
   context.fillStyle = "#e8e8e8";
   context.fillRect(0, 0, canvas.width, canvas.height);
@@ -127,7 +127,7 @@ function draw(canvas, scene, network, state) {
     context.drawImage(heat, ...onCanvas(toFrame(network, -0.5, -0.5)), columns * wide * zoom, rows * tall * zoom);
   }
 
-  const points = samplingPoints(network, state), resting = samplingPoints(network, state, false);
+  const points = samplingPoints(network, state), regular = samplingPoints(network, state, false);
   const finite = points.filter((point) => point.every(Number.isFinite)), lost = points.length - finite.length;
   const heaviest = Math.max(...finite.map((point) => point[2])) || 1;
   context.strokeStyle = "rgba(0, 0, 0, 0.5)";
@@ -146,7 +146,7 @@ function draw(canvas, scene, network, state) {
 
   canvas.points = points;
   const outside = finite.filter(([y, x]) => y < -0.5 || x < -0.5 || y > height - 0.5 || x > width - 0.5).length;
-  const lengths = points.map(([y, x], number) => Math.hypot(y - resting[number][0], x - resting[number][1]));
+  const lengths = points.map(([y, x], number) => Math.hypot(y - regular[number][0], x - regular[number][1]));
   const moved = lengths.filter(Number.isFinite).reduce((sum, length, _, all) => sum + length / all.length, 0);
   const seen = network.layers.slice(state.layer + 1 - state.depth, state.layer + 1);
   const deformable = seen.filter((layer) => layer.steps.includes(state.step)).length;
@@ -261,7 +261,7 @@ function explore(root, scene, state, changed) {
     const hover = (event) => {
       const box = canvas.getBoundingClientRect(), zoom = box.width / (scene.frames.shape[2] + 2 * scene.margin);
       const pixel = [event.clientY - box.top, event.clientX - box.left].map((place) => place / zoom - scene.margin - 0.5);
-      const [scale, shift] = network.before;
+      const [scale, shift] = network.to_frame;
       const [row, column] = pixel.map((place, axis) => Math.round((place - shift[axis]) / scale[axis]));
       set({ row, column });
     };

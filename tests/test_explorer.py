@@ -5,7 +5,9 @@ import re
 import runpy
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,19 +16,20 @@ import pytest
 import torch
 from torch import nn
 
-from deformlib.explorer import Explorer, as_scene, look
+from deformlib.explorer import Explorer, as_scene, trace_clip
 from deformlib.network import NetworkConfig, NetworkError, VideoNet
-from deformlib.offsets import POSITION, point_weights, positions_of, resting, sampling_points
+from deformlib.offsets import base_points, output_grid, point_weights, sampling_points
+from deformlib.views import POSITION
 
 SMALL = {"classes": 3, "length": 8, "size": 24, "conv3d": (4, 4, 4), "hidden": (4, 4, 4), "conv2d": (4, 4, 4)}
 STEPS = ((0, 2), (1, 2), (2, 3))
 TITLE = 'joy </script><img src=x onerror=alert(1)> & "it\'s"'
 
 
-def network(spread: float = 0.3, **options) -> VideoNet:
-    """A small network whose offset branches answer at random."""
+def network(spread: float = 0.3, build: Callable = VideoNet, **options: object) -> VideoNet:
+    """A small network whose offset branches answer at random; build: from its configuration to the network."""
     torch.manual_seed(0)
-    net = VideoNet(NetworkConfig(**(SMALL | {"deform_steps": STEPS} | options))).eval()
+    net = build(NetworkConfig(**(SMALL | {"deform_steps": STEPS} | options))).eval()
     for name, parameter in net.named_parameters():
         if "offset_branch" in name:
             torch.nn.init.normal_(parameter, std=spread)
@@ -42,18 +45,18 @@ def clip() -> torch.Tensor:
 def explorer(clip: torch.Tensor) -> Explorer:
     """Three networks: one without deformation, one with, one with masks; offsets that leave the frame."""
     plain = network(deform_steps=((), (), ()))
-    looks = {
-        "plain": look(plain, clip),
-        "<b>far</b>": look(network(1.5), clip),
-        "masks": look(network(modulated=True), clip),
+    traces = {
+        "plain": trace_clip(plain, clip),
+        "<b>far</b>": trace_clip(network(1.5), clip),
+        "masks": trace_clip(network(modulated=True), clip),
     }
-    return Explorer(looks, TITLE)
+    return Explorer(traces, TITLE)
 
 
 @pytest.mark.parametrize("options", [{}, {"modulated": True}])
 def test_looks_are_what_the_network_used(clip, options):
     net = network(**options)
-    seen, fields = look(net, clip), net.offset_fields(clip[None])
+    seen, fields = trace_clip(net, clip), net.offset_fields(clip[None])
     for layer, steps in enumerate(STEPS):
         for step in range(4):
             field = seen.fields[step][layer]
@@ -69,7 +72,7 @@ def test_looks_are_what_the_network_used(clip, options):
 
 def test_one_field_a_filter(clip):
     net = network(per_filter=True)
-    seen, fields = look(net, clip, group=3), net.offset_fields(clip[None])
+    seen, fields = trace_clip(net, clip, group=3), net.offset_fields(clip[None])
     raw = fields[0][0, 1].unflatten(0, (9, 4, 2))[:, 3]  # channel 2 (tap F + filter)
     assert torch.allclose(seen.fields[2][0].offset, raw.flatten(0, 1), atol=1e-6)
 
@@ -77,7 +80,7 @@ def test_one_field_a_filter(clip):
 def test_a_deformable_state_does_not_hide_the_input(clip):
     """Both convolutions of a step are recorded; what is shown are the input's offsets."""
     net = network(gates="convolution", deform_state=True)
-    seen, fields = look(net, clip), net.offset_fields(clip[None])
+    seen, fields = trace_clip(net, clip), net.offset_fields(clip[None])
     for layer, steps in enumerate(STEPS):
         for place, step in enumerate(steps):
             assert torch.allclose(seen.fields[step][layer].offset, fields[layer][0, place], atol=1e-6)
@@ -87,7 +90,7 @@ def test_a_deformable_state_does_not_hide_the_input(clip):
 def test_looking_changes_nothing_in_the_network(clip):
     net = network().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    look(net, clip)
+    trace_clip(net, clip)
     assert net.training and all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
 
 
@@ -106,10 +109,17 @@ def in_parts(net: VideoNet) -> VideoNet:
     return net
 
 
-@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, in_place, lambda net: torch.compile(nn.DataParallel(in_parts(net)))])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda net: torch.compile(nn.DataParallel(in_parts(net))),
+        pytest.param(in_place, marks=pytest.mark.slow),  # test_offsets has compiled networks that were called before
+    ],
+)
 def test_a_wrapped_network_looks_where_the_bare_one_does(clip, wrap):
-    bare, seen = look(network(), clip), look(wrap(network()), clip)
-    assert seen.before.equal(bare.before) and seen.deformable == bare.deformable == STEPS
+    bare, seen = trace_clip(network(), clip), trace_clip(wrap(network()), clip)
+    assert seen.to_frame.equal(bare.to_frame) and seen.deformable == bare.deformable == STEPS
     for step in range(4):
         for one, other in zip(bare.fields[step], seen.fields[step], strict=True):
             assert torch.allclose(one.offset, other.offset, atol=1e-6) and one.weight.equal(other.weight)
@@ -117,30 +127,43 @@ def test_a_wrapped_network_looks_where_the_bare_one_does(clip, wrap):
 
 def test_the_released_border_is_looked_at_as_it_is_read(clip):
     """The layer that calls the operator is the ConvLSTM itself; no tap inside the map is left outside of it."""
-    seen = look(network(2.0, defects=("released_border",)), clip)
-    points = sampling_points([seen.fields[2][0]], positions_of(seen.fields[2][0]))
+    from deformlib.paper.released import ReleasedVideoNet
+
+    seen = trace_clip(network(2.0, partial(ReleasedVideoNet, defects=("released_border",))), clip)
+    points = sampling_points([seen.fields[2][0]], output_grid(seen.fields[2][0]))
     assert seen.fields[2][0].offset.any() and points.min() >= -1e-4 and points.max() <= 5 + 1e-4
 
 
+class Silent(nn.Module):
+    """Says that it deforms at two steps, and calls no operator that could be recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deform_steps, self.input_conv = (1, 2), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return x, None
+
+
 def test_what_cannot_be_looked_at_is_said(clip):
-    with pytest.raises(NetworkError, match="look takes a VideoNet, not a Conv2d"):
-        look(torch.compile(nn.Conv2d(1, 1, 3)), clip)
+    with pytest.raises(NetworkError, match="VideoNet, not a Conv2d"):
+        trace_clip(torch.compile(nn.Conv2d(1, 1, 3)), clip)
     with pytest.raises(NetworkError, match="numbers that are not finite"):
-        look(network(), clip / 0)
+        trace_clip(network(), clip / 0)
     net = network()
-    net.recurrent[1].input_maps = lambda maps: maps.transpose(0, 2).transpose(1, 2)  # nothing deforms, whatever its steps say
+    net.recurrent[1] = Silent()
     with pytest.raises(NetworkError, match=r"no call of recurrent\.1 was recorded"):
-        look(net, clip)
+        trace_clip(net, clip)
 
 
 @pytest.fixture(scope="module")
 def diverged(clip: torch.Tensor) -> Explorer:
-    """Layer 2 has a weight that is not finite, so layer 3 has offsets that are not; and a network whose offsets explode."""
+    """Layer 2 has a weight that is not finite, so layer 3 has such offsets; and a network whose offsets explode."""
     net, large = network(), network()
     with torch.no_grad():
         net.recurrent[1].input_conv.weight[0, 0, 1, 1] = torch.inf
         large.recurrent[2].input_conv.offset_branch.bias.fill_(1e30)
-    return Explorer({"diverged": look(net, clip), "large": look(large, clip)}, step=2)
+    return Explorer({"diverged": trace_clip(net, clip), "large": trace_clip(large, clip)}, step=2)
 
 
 def not_json(word: str) -> None:
@@ -157,7 +180,7 @@ def test_a_diverged_network_gives_valid_json(diverged, tmp_path):
 
 
 def test_points_are_in_pixels_of_the_frame(clip, explorer):
-    seen = explorer.looks["plain"]
+    seen = explorer.traces["plain"]
     for layer, depth in ((0, 1), (2, 1), (2, 3), (1, 2)):
         points = sampling_points(seen.stack(0, layer, depth), (2, 3))
         assert points.mean(0).tolist() == pytest.approx([4 * 2 + 1.5, 4 * 3 + 1.5])
@@ -166,26 +189,27 @@ def test_points_are_in_pixels_of_the_frame(clip, explorer):
 
 def test_the_scene_holds_every_point(explorer):
     scene = explorer.scene
-    seen = explorer.looks["<b>far</b>"]
+    seen = explorer.traces["<b>far</b>"]
     stacks = [seen.stack(step, 2, 3) for step in range(4)]
-    points = torch.cat([sampling_points(stack, positions_of(stack[-1])).reshape(-1, 2) for stack in stacks])
+    points = torch.cat([sampling_points(stack, output_grid(stack[-1])).reshape(-1, 2) for stack in stacks])
     reach = max(-points.min().item(), points.max().item() - 24)
     assert 2 < reach <= scene["margin"] < reach + 1 and json.loads(json.dumps(scene)) == scene
-    assert resting(stacks[0], torch.tensor([[0.0, 0.0]])).tolist() == [[1.5, 1.5]]
+    assert base_points(stacks[0], torch.tensor([[0.0, 0.0]])).tolist() == [[1.5, 1.5]]
 
 
 def test_scenes_that_do_not_fit_together_are_refused(clip):
     net = network()
     with pytest.raises(ValueError, match="other looked at another clip"):
-        as_scene({"one": look(net, clip), "other": look(net, clip.flip(1))})
+        as_scene({"one": trace_clip(net, clip), "other": trace_clip(net, clip.flip(1))})
     with pytest.raises(ValueError, match="at least one"):
         as_scene({})
 
 
 def test_the_explorer_starts_where_something_deforms(clip):
-    start = Explorer({"late": look(network(deform_steps=((3,), (), ())), clip)})
+    start = Explorer({"late": trace_clip(network(deform_steps=((3,), (), ())), clip)})
     assert (start.step, start.layer, start.depth, start.row, start.column) == (3, 0, 1, 3, 3)
     start.depth, start.layer = 2, 1
+    assert "late" in repr(start) and "step 3, layer 1, 2 deep" in repr(start)
     assert start.points("late").shape == (81, 2)
 
 
@@ -275,9 +299,9 @@ def test_javascript_and_python_agree(page, explorer):
         explorer.step, explorer.layer, explorer.depth = step, layer, depth
         explorer.row = min(max(explorer.row + down, 0), 5)
         explorer.column = min(max(explorer.column + right, 0), 5)
-        for name in explorer.looks:
+        for name in explorer.traces:
             found, expected = shown(page, name), explorer.points(name)
-            stack = explorer.looks[name].stack(step, layer, depth)
+            stack = explorer.traces[name].stack(step, layer, depth)
             weights = point_weights(stack, (explorer.row, explorer.column))
             assert found.shape == (9**depth, 3)
             assert torch.allclose(found[:, :2], expected, atol=1e-3)
@@ -293,7 +317,7 @@ def test_hover_slider_and_overlay_change_the_picture(page, explorer):
     page.mouse.move(box["x"] + at[1], box["y"] + at[0])
     assert shown(page, "plain")[:, :2].mean(0).tolist() == pytest.approx([5.5, 17.5])  # on every canvas
     hovered = pixels(page)
-    assert all(one != other for one, other in zip(start, hovered))
+    assert all(one != other for one, other in zip(start, hovered, strict=True))
     slider = page.locator("input[type=range]").bounding_box()
     page.mouse.move(slider["x"] + 8, slider["y"] + slider["height"] / 2)
     page.mouse.down()
@@ -322,15 +346,15 @@ def test_hovered_pixels_are_the_computed_points(page, explorer):
     page.locator("select").first.select_option(index=0)
     explorer.row, explorer.column = place
     checked, outside = 0, 0
-    for number, (name, seen) in enumerate(explorer.looks.items()):
+    for number, (name, seen) in enumerate(explorer.traces.items()):
         points, weights = explorer.points(name), point_weights(seen.stack(2, 0), place)
         share = weights / weights.max() * 4
         zoom = page.locator("canvas").nth(number).evaluate("canvas => canvas.width") / (24 + 2 * margin)
-        for point, part in zip(points, share.tolist()):
+        for point, part in zip(points, share.tolist(), strict=True):
             if ((points - point).norm(dim=1) * zoom < 10).sum() > 1:  # another one is drawn over it, or nearly
                 continue
             low = min(int(part), 3)
-            colour = [one + (part - low) * (other - one) for one, other in zip(ramp[low], ramp[low + 1])]
+            colour = [one + (part - low) * (other - one) for one, other in zip(ramp[low], ramp[low + 1], strict=True)]
             y, x = ((point + 0.5 + margin) * zoom).round().int().tolist()
             read = f"canvas => [...canvas.getContext('2d').getImageData({x}, {y}, 1, 1).data]"
             assert page.locator("canvas").nth(number).evaluate(read)[:3] == pytest.approx(colour, abs=2)
@@ -342,10 +366,11 @@ def test_the_page_has_the_colours_of_the_figures(explorer):
     assert POSITION in explorer._esm and POSITION in explorer._css
 
 
-def test_the_script_is_part_of_the_package():
+def test_script_style_and_page_are_part_of_the_package():
     project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    assert re.search(r'package-data = \{ deformlib = \["explorer\.js"\] \}', project)
-    assert (files("deformlib") / "explorer.js").is_file()
+    patterns = re.findall(r'"([^"]+)"', re.search(r"package-data.*?deformlib = \[(.*?)\]", project, re.DOTALL)[1])
+    for name in ("explorer.js", "explorer.css", "explorer.html"):
+        assert any(fnmatch(name, pattern) for pattern in patterns) and (files("deformlib") / name).is_file()
 
 
 def test_labels_are_text_and_play_plays(page):
@@ -361,9 +386,9 @@ def test_labels_are_text_and_play_plays(page):
 
 def test_the_clip_may_be_shown_in_other_pixels(clip):
     large = torch.nn.functional.interpolate(clip, (72, 48))
-    seen = look(network(), clip, large)
+    seen = trace_clip(network(), clip, large)
     points = sampling_points(seen.stack(1, 0), (2, 3))
-    small = sampling_points(look(network(), clip).stack(1, 0), (2, 3))
+    small = sampling_points(trace_clip(network(), clip).stack(1, 0), (2, 3))
     assert seen.frames.shape == (4, 1, 72, 48)
     assert torch.allclose(points, (small + 0.5) * torch.tensor([3.0, 2.0]) - 0.5, atol=1e-4)
 
@@ -382,7 +407,11 @@ def test_chapter_14_switches_custom_widgets_on_in_colab(monkeypatch, tmp_path):
         ("<ipykernel.zmqshell.ZMQInteractiveShell object>", []),
         ("<google.colab._shell.Shell object>", ["on"]),
     ):
-        names = {"get_ipython": lambda shell=shell: shell, "looks": {}, "Explorer": lambda *given: asked.append("made")}
+        names = {
+            "get_ipython": lambda shell=shell: shell,
+            "traces": {},
+            "Explorer": lambda *given: asked.append("made"),
+        }
         asked.clear()
         runpy.run_path(str(tmp_path / "cell.py"), names)
         assert asked == [*expected, "made"]

@@ -1,6 +1,7 @@
-"""Chapters 00, 07 and 14 in a real JupyterLab: run whole, then every control of the explorer by mouse and by keyboard, and Python asked.
+"""Chapters 00, 07 and 14 in a real JupyterLab: run whole, then every control of the explorer by mouse and by keyboard.
 
-A few minutes, since chapter 00 trains a network; skipped without a browser. SCREENSHOTS=folder keeps pictures to look at. Works with ipywidgets 8 and, as on Colab, 7.
+Python is asked after each. A few minutes, since chapter 00 trains a network; skipped without a browser.
+SCREENSHOTS=folder keeps pictures to look at. Works with ipywidgets 8 and, as on Colab, 7.
 """
 
 import json

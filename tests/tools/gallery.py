@@ -1,6 +1,7 @@
-"""Pictures and results table of README.md, from committed networks and records: writes results/gallery and what is between README's marks.
+"""Pictures and results table of README.md, from committed networks and records.
 
-Numbers in the texts come from the arrays that are drawn. The screenshot needs Chromium and playwright; without them it stays as it is.
+Writes results/gallery and what is between README's marks. Numbers in the texts come from the arrays that are drawn.
+The screenshot needs Chromium and playwright; without them it stays as it is.
 """
 
 import importlib.util
@@ -15,28 +16,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from deformlib.bodies import make_corpus, plan_corpus, replacing
-from deformlib.explorer import Explorer, Looks, look
-from deformlib.frames import read_clip
+from deformlib.explorer import ClipTrace, Explorer, trace_clip
+from deformlib.files import atomic_write
+from deformlib.make.animation import save_film
+from deformlib.make.figures import plan_corpus
+from deformlib.make.films import make_corpus
 from deformlib.network import VideoNet, load_network
-from deformlib.offsets import (
-    POINT,
-    draw_direction,
-    draw_frame,
-    draw_magnitude,
-    draw_map,
-    draw_points,
-    draw_quiver,
-    offset_magnitude,
-    point_weights,
-    receptive_field,
-    resting,
-    sampling_points,
-    save_film,
-)
-from deformlib.results import difference, interval, load_records, runs_table, to_markdown
+from deformlib.offsets import base_points, offset_magnitude, point_weights, sampling_points
+from deformlib.paper.measures import receptive_field
+from deformlib.records import load_records
+from deformlib.tables import mean_ci, paired_difference, runs_table
+from deformlib.video import read_clip
+from deformlib.views import POINT, draw_direction, draw_frame, draw_magnitude, draw_map, draw_points, draw_quiver
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS, GALLERY = ROOT / "results" / "example-classroom", ROOT / "results" / "gallery"
 TABLE = {"procedural": "example-claims", "motion capture": "example-motion"}  # whose records README's table shows
 PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable one
@@ -61,36 +54,39 @@ def results() -> str:
     rows = []
     for data, folder in TABLE.items():
         records = load_records(ROOT / "results" / folder)
-        runs, guessing = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
+        runs, chance = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
         for split in (split for split in ("by_copy", "by_clip", "by_actor") if split in set(runs["split"])):
-            row = {"data": data, "split": split, "even guessing": f"{guessing:.1f}"}
-            both = runs[(runs["split"] == split) & runs["model"].isin(("plain", "deformable"))]  # not the rows of Table 2
+            row = {"data": data, "split": split, "chance level": f"{chance:.1f}"}
+            both = runs[
+                (runs["split"] == split) & runs["model"].isin(("plain", "deformable"))
+            ]  # not the rows of Table 2
             for model, found in both.groupby("model")["accuracy"]:
-                row[model] = "{:.1f} ± {:.1f}".format(*interval(found.to_numpy()))
-            mean, half, seeds = difference(runs, split)
+                row[model] = "{:.1f} ± {:.1f}".format(*mean_ci(found.to_numpy()))
+            mean, half, seeds = paired_difference(runs, split)
             rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(seeds)})
-    return to_markdown(pd.DataFrame(rows)[["data", "split", "even guessing", "plain", "deformable", "difference", "seeds"]])
+    columns = ["data", "split", "chance level", "plain", "deformable", "difference", "seeds"]
+    return pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True) + "\n"
 
 
 def save(name: str, figure: plt.Figure) -> None:
     """One picture of the gallery."""
-    with replacing(GALLERY / name) as beside:
+    with atomic_write(GALLERY / name) as beside:
         figure.savefig(beside, dpi=80)
     plt.close(figure)
 
 
-def moved(seen: Looks, step: int, layer: int, depth: int, place: tuple[int, int]) -> float:
+def moved(seen: ClipTrace, step: int, layer: int, depth: int, place: tuple[int, int]) -> float:
     """How far the points of a position are from where a plain network looks, in pixels of the frame."""
     stack = seen.stack(step, layer, depth)
-    at_rest = [replace(field, offset=0 * field.offset) for field in stack]
-    return (sampling_points(stack, place) - sampling_points(at_rest, place)).norm(dim=1).mean().item()
+    regular = [replace(field, offset=0 * field.offset) for field in stack]
+    return (sampling_points(stack, place) - sampling_points(regular, place)).norm(dim=1).mean().item()
 
 
-def draw(seen: Looks, step: int, depth: int, place: tuple[int, int], ax: plt.Axes, **options) -> plt.Axes:
+def draw(seen: ClipTrace, step: int, depth: int, place: tuple[int, int], ax: plt.Axes, **options) -> plt.Axes:
     """The points of a position, `depth` layers deep, counted from layer 1, on the frame of their step."""
     stack = seen.stack(step, depth - 1, depth)
     return draw_points(
-        sampling_points(stack, place), draw_frame(seen.frames[step], ax), resting(stack, place), **options
+        sampling_points(stack, place), draw_frame(seen.frames[step], ax), base_points(stack, place), **options
     )
 
 
@@ -107,7 +103,7 @@ def screenshot(explorer: Explorer) -> None:
         with play.chromium.launch(executable_path=program, args=["--no-sandbox"]) as chromium:
             page = chromium.new_page(viewport={"width": 960, "height": 700})
             page.goto(path.as_uri())
-            with replacing(GALLERY / "explorer.png") as beside:
+            with atomic_write(GALLERY / "explorer.png") as beside:
                 page.locator(".deformlib-explorer").screenshot(path=beside)
 
 
@@ -116,16 +112,16 @@ def main() -> None:
     torch.set_num_threads(1)
     GALLERY.mkdir(parents=True, exist_ok=True)
     nets, clip, large = load()
-    looks = {name: look(net, clip, large) for name, net in nets.items()}
-    plain, seen, config = looks["plain"], looks["deformable"], nets["deformable"].config
+    traces = {name: trace_clip(net, clip, large) for name, net in nets.items()}
+    plain, seen, config = traces["plain"], traces["deformable"], nets["deformable"].config
     middle = (config.map_size // 2, config.map_size // 2)
     step = config.deform_steps[0][1]
     texts = {}
 
     def film(step: int, ax: plt.Axes) -> None:
         draw_frame(seen.frames[step], ax)
-        for looked, colour in ((plain, PLAIN), (seen, POINT)):
-            y, x = sampling_points(looked.stack(step, 2, 3), middle).T
+        for trace, colour in ((plain, PLAIN), (seen, POINT)):
+            y, x = sampling_points(trace.stack(step, 2, 3), middle).T
             ax.scatter(x, y, s=4, linewidths=0, zorder=3, color=colour)
         ax.set(title=f"step {step + 1} of {config.steps}", xlim=(-8, 104), ylim=(104, -8))
         ax.axis("off")
@@ -133,12 +129,13 @@ def main() -> None:
     save_film(film, range(config.steps), GALLERY / "offsets.gif", size=3.0)
     far = max(moved(seen, at, 2, 3, middle) for at in range(config.steps))
     texts["offsets.gif"] = (
-        f"A figure raises its arms; at each of {config.steps} steps, 729 points show where three trained layers look from the middle of the "
-        f"map, up to {far:.1f} of 96 pixels away, on average, from the gray grid of a plain network"
+        f"A figure raises its arms; at each of {config.steps} steps, 729 points show where three trained layers look "
+        f"from the middle of the map, up to {far:.1f} of 96 pixels away, on average, "
+        "from the gray grid of a plain network"
     )
 
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
-    for depth, ax in zip((1, 2, 3), axes):
+    for depth, ax in zip((1, 2, 3), axes, strict=True):
         weights = point_weights(seen.stack(step, depth - 1, depth), middle)
         draw(seen, step, depth, middle, ax, weights=weights).set_title(f"{9**depth} points")
     save("points.png", figure)
@@ -150,20 +147,20 @@ def main() -> None:
 
     (field,) = seen.stack(step, 0)
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), layout="constrained")
-    draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.before)
-    draw_magnitude(field.offset, axes[1], field.before)
-    draw_direction(field.offset, axes[2], field.before)
+    draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.to_input)
+    draw_magnitude(field.offset, axes[1], field.to_input)
+    draw_direction(field.offset, axes[2], field.to_input)
     save("field.png", figure)
     sizes = offset_magnitude(field.offset)
     texts["field.png"] = (
-        f"The whole field of the first layer at step {step}: mean offsets as arrows, magnitude (mean {sizes.mean():.2f}, "
-        f"largest {sizes.max():.2f} map pixels), and direction"
+        f"The whole field of the first layer at step {step}: mean offsets as arrows, magnitude "
+        f"(mean {sizes.mean():.2f}, largest {sizes.max():.2f} map pixels), and direction"
     )
 
     figure, axes = plt.subplots(2, 3, figsize=(6.5, 4.6), layout="constrained")
-    for row, (name, looked) in zip(axes, looks.items()):
-        for at, ax in zip(config.deform_steps[0], row):
-            draw(looked, at, 1, middle, ax).set_title(f"{name}, step {at}")
+    for row, (name, trace) in zip(axes, traces.items(), strict=True):
+        for at, ax in zip(config.deform_steps[0], row, strict=True):
+            draw(trace, at, 1, middle, ax).set_title(f"{name}, step {at}")
     save("plain_and_deformable.png", figure)
     steps = [moved(seen, at, 0, 1, middle) for at in config.deform_steps[0]]
     texts["plain_and_deformable.png"] = (
@@ -180,17 +177,17 @@ def main() -> None:
         hook.remove()
         fields[name] = receptive_field(hidden[0][(0, slice(None), at, *middle)].norm(), pixels).sum(0)
     figure, axes = plt.subplots(2, 2, figsize=(6, 4.8), layout="constrained")
-    for row, (name, looked) in zip(axes, looks.items()):
-        draw(looked, at, 3, middle, row[0]).set_title(f"{name}: 729 dots")
+    for row, (name, trace) in zip(axes, traces.items(), strict=True):
+        draw(trace, at, 3, middle, row[0]).set_title(f"{name}: 729 dots")
         draw_map(fields[name], row[1], label="|gradient|").set_title("effective receptive field")
     save("receptive_field.png", figure)
     shared = torch.stack([field.flatten() / field.sum() for field in fields.values()]).amin(0).sum()
     texts["receptive_field.png"] = (
-        f"Dots beside what really counts, the gradient to the pixels: the effective receptive fields of the plain and the "
-        f"deformable network share {100 * shared:.0f} %, however different their dots"
+        f"Dots beside what really counts, the gradient to the pixels: the effective receptive fields of the plain "
+        f"and the deformable network share {100 * shared:.0f} %, however different their dots"
     )
 
-    screenshot(Explorer(looks, "Joy, by an actor the networks never saw (not GEMEP)", step=step, layer=2, depth=3))
+    screenshot(Explorer(traces, "Joy, by an actor the networks never saw (not GEMEP)", step=step, layer=2, depth=3))
     texts["explorer.png"] = (
         "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
     )
@@ -203,9 +200,9 @@ def main() -> None:
         readme, found = re.subn(marks, lambda match, block=block: match[1] + block + match[2], readme, flags=re.DOTALL)
         if not found:
             print(
-                f"README.md has no marks <!-- {name} --> and <!-- end of {name} -->; this belongs between them:\n\n{block}"
+                f"README.md has no marks <!-- {name} --> and <!-- end of {name} -->; between them belongs:\n\n{block}"
             )
-    with replacing(ROOT / "README.md") as beside:
+    with atomic_write(ROOT / "README.md") as beside:
         beside.write_text(readme, encoding="utf-8")
     weight = sum(file.stat().st_size for file in GALLERY.iterdir())
     print(f"results/gallery: {len(texts)} pictures, {weight / 1e3:.0f} kB, none from GEMEP")
