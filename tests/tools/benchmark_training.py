@@ -1,11 +1,11 @@
-"""What a step of the training loop spends its time on, and what each recipe costs here: the third part of `make benchmark`.
+"""What a step of the training loop spends its time on, and what each recipe costs here: part three of `make benchmark`.
 
 Writes training.json and training.md. The step is the one that `fit` makes, in the precision that it chooses, with the
-recipe's optimiser. A profile of its parts, each run alone: the network's stages forward and backward, the optimiser, and
-the loading of a batch, which in `fit` goes on while the step before is computed. Minutes are those of the recipe's own
-number of steps, on the paper's 7242 training copies where the recipe says nothing else. Two floors: its multiply-adds at
-the rate of a matrix product, and its traffic at the rate of a copy, if every stage read its input once and wrote its output
-once, three times in a training step.
+recipe's optimiser. A profile of its parts, each run alone: the network's stages forward and backward, the optimiser,
+and the loading of a batch, which in `fit` goes on while the step before is computed. Minutes are those of the recipe's
+own number of steps, on the paper's 7242 training copies where the recipe says nothing else. Two floors: its
+multiply-adds at the rate of a matrix product, and its traffic at the rate of a copy, if every stage read its input once
+and wrote its output once, three times in a training step.
 """
 
 import tempfile
@@ -20,11 +20,13 @@ from benchmark import markdown, seconds, store
 from benchmark_network import TRAIN, matrix_rate, matrix_size, measured, rounded, stages
 from tqdm import tqdm
 
-from deformlib.augment import loader
-from deformlib.bodies import make_corpus, plan_corpus
-from deformlib.corpus import Corpus, Split, by_copy
-from deformlib.network import VideoNet, multiply_adds
-from deformlib.study import RECIPES, Recipe
+from deformlib.corpus import Corpus
+from deformlib.dataset import loader
+from deformlib.make.figures import plan_corpus
+from deformlib.make.films import make_corpus
+from deformlib.network import VideoNet
+from deformlib.paper.study import RECIPES, Recipe, multiply_adds
+from deformlib.splits import Split, by_copy
 from deformlib.training import make_optimizer, precision, step_pairs, train_step
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,12 +80,14 @@ def cost(name: str, corpus: Corpus, device: str, repeats: int, rates: dict, bar:
     return found, [where | part | {"share": part["ms"] / whole} for part in parts]
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Measure, print, store."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/benchmarks"))
-    parser.add_argument("--quick", action="store_true", help="the tiny recipe only, to see that it runs: the rates mean nothing")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="the tiny recipe only, to see that it runs: the rates mean nothing"
+    )
+    arguments = parser.parse_args(words)
     found: dict[str, list] = {"rates": [], "recipes": [], "profile": []}
     with tempfile.TemporaryDirectory() as folder, tqdm(desc="benchmark") as bar:
         videos = make_corpus(Path(folder) / "videos", plan_corpus()[: 2 if arguments.quick else 8])
@@ -103,7 +107,15 @@ def main() -> None:
     columns |= {"minutes": "minutes", "arithmetic_minutes": "floor: arithmetic", "memory_minutes": "floor: memory"}
     part = {"recipe": "recipe", "part": "part of a step", "where": "on", "in": "in", "ms": "milliseconds a clip"}
     tables = [markdown(columns, found["recipes"]), markdown(part | {"share": "share"}, found["profile"])]
-    print(store(arguments.folder, "training", "A training step of each recipe, as fit makes it (card without its compilation)", found, tables))
+    print(
+        store(
+            arguments.folder,
+            "training",
+            "A training step of each recipe, as fit makes it (card without its compilation)",
+            found,
+            tables,
+        )
+    )
 
 
 if __name__ == "__main__":

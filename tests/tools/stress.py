@@ -1,4 +1,4 @@
-"""Kill a run with kill -9 at random moments until it is done, and compare its weights with an undisturbed run: `make stress`."""
+"""Kill a run with kill -9 at random moments, and compare its weights with an undisturbed run's: `make stress`."""
 
 import argparse
 import multiprocessing
@@ -14,17 +14,21 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from deformlib.bodies import make_corpus, plan_corpus
-from deformlib.corpus import Corpus, by_actor
+from deformlib.corpus import Corpus
+from deformlib.make.figures import plan_corpus
+from deformlib.make.films import make_corpus
 from deformlib.network import NetworkConfig, VideoNet, paper_steps
+from deformlib.splits import by_actor
 from deformlib.training import TrainConfig, fit
 
-TINY = NetworkConfig(classes=3, length=8, size=32, conv3d=(8, 8, 16), hidden=(8, 8, 8), conv2d=(16, 16, 16), deform_steps=paper_steps(4))
+TINY = NetworkConfig(
+    classes=3, length=8, size=32, conv3d=(4, 4, 8), hidden=(4, 4, 4), conv2d=(8, 8, 8), deform_steps=paper_steps(4)
+)
 
 
 def train(videos: Path, cache: Path, folder: Path, epochs: int) -> None:
     """A run of 20 steps an epoch, saved after every step; what is printed goes to a file beside its folder."""
-    sys.stdout = open(folder.with_suffix(".txt"), "a", buffering=1)
+    sys.stdout = open(folder.with_suffix(".txt"), "a", buffering=1)  # noqa: SIM115 (open until the process ends)
     tqdm.set_lock(threading.RLock())  # its own lock, between processes, would be left over after each kill
     torch.set_num_threads(1)
     corpus = Corpus(videos, size=32, cache=cache)
@@ -36,7 +40,8 @@ def train(videos: Path, cache: Path, folder: Path, epochs: int) -> None:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Network, statistics and optimiser in a finished run's checkpoint."""
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if not name.startswith("generator")}
+        names = [name for name in file.keys() if not name.startswith("generator")]  # noqa: SIM118 (it is no dict)
+        return {name: file.get_tensor(name) for name in names}
 
 
 def written(folder: Path) -> int:
@@ -46,11 +51,11 @@ def written(folder: Path) -> int:
 
 
 def survive(kills: int, videos: Path, place: Path, seed: int = 0) -> list[int]:
-    """Train once undisturbed and once with so many kills, compare bit for bit; steps from which the killed run went on."""
-    chance, epochs = random.Random(seed), max(2, kills // 4)
+    """Train once undisturbed and once with so many kills, compare bits; the steps from which the killed run went on."""
+    chance, epochs = random.Random(seed), max(1, kills // 4)
     os.environ["TQDM_DISABLE"] = "1"
     context = multiprocessing.get_context("forkserver")  # imports torch once
-    context.set_forkserver_preload(["deformlib.training"])
+    context.set_forkserver_preload(["deformlib.training", "deformlib.network", "deformlib.make.films"])
     names = ["straight"] + ["killed"] * (kills + 1)
     for number, name in enumerate(names):
         process = context.Process(target=train, args=(videos, place / "cache", place / name, epochs))
@@ -58,8 +63,8 @@ def survive(kills: int, videos: Path, place: Path, seed: int = 0) -> list[int]:
         process.start()
         if 0 < number <= kills:
             while number % 5 and process.is_alive() and written(place / name) == before:
-                time.sleep(0.001)  # four of five are killed after their first step, one at any moment from its start
-            process.join(chance.uniform(0.0, 0.5))
+                time.sleep(0.01)  # four of five are killed after their first step, one at any moment from its start
+            process.join(chance.uniform(0.0, 0.3))
         else:
             process.join()
         if process.is_alive():
@@ -68,9 +73,10 @@ def survive(kills: int, videos: Path, place: Path, seed: int = 0) -> list[int]:
         elif process.exitcode:
             raise RuntimeError(f"life {number} of the run ended by itself with code {process.exitcode}")
     first, second = weights(place / "straight"), weights(place / "killed")
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), f"{name} differs after the kills"
+    if first.keys() != second.keys():
+        raise RuntimeError(f"other names of weights after the kills: {first.keys() ^ second.keys()}")
+    if other := [name for name in first if not torch.equal(first[name], second[name])]:
+        raise RuntimeError(f"other weights after the kills: {', '.join(other)}")
     said = (place / "killed.txt").read_text().splitlines()
     return [int(line.split()[5]) for line in said if "goes on from step" in line]
 
