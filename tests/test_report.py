@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 
 from deformlib import __main__
-from deformlib.report import (
+from deformlib.paper.report import (
     MAIN,
     PARTS,
     detectable,
     draw_figures,
-    escaped,
-    headline,
     headlines,
     info_sheet,
     limits,
-    listed,
     read_studies,
     repeat_table,
     report,
     separation,
+    significant,
     write_report,
 )
-from deformlib.results import ResultsError, interval
-from deformlib.study import WARPS
+from deformlib.paper.study import WARPS
+from deformlib.paper.table2 import escape_markdown
+from deformlib.records import ResultsError
+from deformlib.tables import mean_ci
 
 CLASSES = ["calm", "glad"]
 
@@ -36,27 +36,52 @@ def record(model: str, split: str, seed: int, right: int, of: int = 20, corpus: 
     """A whole record of a run with so many right predictions; on warped clips it gets half of them."""
     label = [clip % 2 for clip in range(of)]
     said = [kind if clip < right else 1 - kind for clip, kind in enumerate(label)]
-    warped = {kind: [[amount, right / of / (1 if amount == (kind == "scale") else 2)] for amount in amounts] for kind, amounts in WARPS.items()}
+    warped = {
+        kind: [[amount, right / of / (1 if amount == (kind == "scale") else 2)] for amount in amounts]
+        for kind, amounts in WARPS.items()
+    }
     return {
         "name": f"classroom-{model}-{split}-{seed}",
         "experiment": {"corpus": corpus, "model": model, "split": split, "seed": seed, "recipe": "classroom"},
-        "corpus": {"name": corpus, "source": "made up, not GEMEP", "key": corpus, "videos": 50, "classes": CLASSES, "actors": 5},
+        "corpus": {
+            "name": corpus,
+            "source": "made up, not GEMEP",
+            "key": corpus,
+            "videos": 50,
+            "classes": CLASSES,
+            "actors": 5,
+            "size": 32,
+        },
         "split": {
             "name": split,
             "seed": seed,
             "train": 400,
             "val": of,
             "held_out": [f"a{seed % 5}"] if split == "by_actor" else None,
-            "siblings": [81, 99] if split == "by_copy" else [0, 0],
+            "copies_in_training": [81, 99] if split == "by_copy" else [0, 0],
         },
         "parameters": 1234,
         "multiply_adds": 5_000_000,
         "settings": {
             "network": {"length": 16, "size": 32},
-            "training": {"optimizer": "adamw", "lr": 0.0015, "weight_decay": 0.05, "batch": 8, "epochs": 8, "epoch_steps": 100},
+            "training": {
+                "optimizer": "adamw",
+                "lr": 0.0015,
+                "weight_decay": 0.05,
+                "batch": 8,
+                "epochs": 8,
+                "epoch_steps": 100,
+            },
         },
         "accuracy": right / of,
-        "validation": {"clip": [f"{seed}_{clip}.avi" for clip in range(of)], "copy": [-1] * of, "label": label, "predicted": said},
+        "validation": {
+            "clip": [f"{seed}_{clip}.avi" for clip in range(of)],
+            "frames": [50] * of,
+            "copy": [-1] * of,
+            "label": label,
+            "predicted": said,
+        },
+        "history": [],
         "robustness": warped,
         "seconds": 36.0,
         "device": "CPU, toy",
@@ -74,10 +99,14 @@ def write(folder: Path, records: list[dict]) -> None:
 
 
 def study(gains: tuple[int, ...], corpus: str = "toy") -> list[dict]:
-    """Plain and deformable under three splits, a seed for each of `gains`: how many clips of 20 deformable has more right."""
-    rights = {"by_actor": 4, "by_clip": 5, "by_copy": 15}
+    """Plain and deformable under three splits, a seed for each of `gains`: how many clips of 20 deformable has more
+    right.
+    """
+    rights = {"by_actor": 4, "by_clip": 5, "by_copy": 12}
     return [
-        record(model, split, seed, right + (seed + split.count("o")) % 3 + gain * (model == "deformable"), corpus=corpus)
+        record(
+            model, split, seed, right + (seed + split.count("o")) % 3 + gain * (model == "deformable"), corpus=corpus
+        )
         for seed, gain in enumerate(gains)
         for split, right in rights.items()
         for model in ("plain", "deformable")
@@ -91,69 +120,100 @@ def results(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def test_the_headline_follows_the_numbers():
-    """Zero inside, outside above and below, denied by the clips, too few pairs."""
-    assert headline(np.array([2.0, -1, 3, 0, 1]), "d") == "**No difference found:** d is +1.0 ± 2.0 points over 5 seeds."
-    assert headline(np.array([5.0, 2, 6, 3, 4]), "d") == "**A difference:** d is +4.0 ± 2.0 points over 5 seeds."
-    assert headline(-np.array([5.0, 2, 6, 3, 4]), "d", 0.01) == "**A difference:** d is -4.0 ± 2.0 points over 5 seeds (clip by clip, McNemar: p = 0.010)."
-    assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 0.25).startswith("**A difference, which clips do not confirm:** d is +4.0")
-    assert headline(np.array([3.5, 0.5, 4.5, 1.5, 2.5]), "d") == "**A difference, not safely shown:** d is +2.5 ± 2.0 points over 5 seeds."
-    assert headline(np.array([5.0, 2, 6, 3, 4]), "d", 1e-9).endswith("p < 0.001).")
-    assert headline(np.zeros(5), "d").startswith("**No difference found:** d is +0.0 ± 0.0")
-    for few in ([], [3.0]):
-        assert headline(np.array(few), "d") == f"**Not tested:** d has {len(few)} pairs of runs, and an interval needs two."
-
-
 def test_what_could_be_found_is_found_as_often_as_said():
-    """Simulated studies with that true difference have an interval above zero four times in five, whatever their size."""
+    """Simulated studies with that true difference have an interval above zero four times in five."""
     rng = np.random.default_rng(1)
     for pairs in (np.array([0.0, 3, 1]), np.array([2.0, -1, 3, 0, 1]), np.arange(12.0)):
         drawn = detectable(pairs) + pairs.std(ddof=1) * rng.standard_normal((2000, len(pairs)))
-        found = np.mean([mean > half for mean, half in map(interval, drawn)])
+        found = np.mean([mean > half for mean, half in map(mean_ci, drawn)])
         assert found == pytest.approx(0.8, abs=0.03)
     assert detectable(3 * np.array([2.0, -1, 3, 0, 1])) == pytest.approx(3 * detectable(np.array([2.0, -1, 3, 0, 1])))
 
 
-def test_many_comparisons_are_listed_and_those_without_zero_bold():
+def test_of_many_comparisons_those_without_zero_are_named():
     """A single run has no interval and is left out; names are escaped; bold is what a wider interval leaves."""
-    text = listed(["a*", "b", "c"], [3.0, -1.0, 9.0], [2.0, 4.0, float("nan")])
+    text = significant(["a*", "b", "c"], [3.0, -1.0, 9.0], [2.0, 4.0, float("nan")])
     assert text == "1 of 2 intervals leave out zero (0.10 would by chance): a\\* +3.0 ± 2.0."
-    assert listed(["a", "b"], [3.1, -3], [2.0, 2.0]).endswith(": **a +3.1 ± 2.0**; b -3.0 ± 2.0.")  # half as wide again, the first still does
-    assert listed(["a", "b"], [1.0, -3], [2.0, 4.0]).endswith(": the nearest to it is b -3.0 ± 4.0.")
-    assert listed([], [], []) == "not run."
+    assert significant(["a", "b"], [3.1, -3], [2.0, 2.0]).endswith(
+        ": **a +3.1 ± 2.0**; b -3.0 ± 2.0."
+    )  # half as wide again, the first still does
+    assert significant(["a", "b"], [1.0, -3], [2.0, 4.0]).endswith(": the nearest to it is b -3.0 ± 4.0.")
+    assert significant([], [], []) == "not run."
 
 
 def test_the_page_changes_its_mind_with_the_records(results: Path):
     """The same folder with another difference says so in the headline; and the split is a difference in both."""
     before = "\n".join(headlines(read_studies(results)))
-    assert "*The claim, toy.* **No difference found:** deformable minus plain, by_actor, is +1.0 ± 5.2 points over 5 seeds" in before
-    assert "*The split, toy.* **A difference:** plain, by_copy minus by_clip," in before  # nothing but the clips is new
+    assert (
+        "*The claim, toy.* deformable minus plain, by_actor: +1.0 points, 95 % interval -4.2 "
+        "to +6.2, 5 paired seeds: the interval contains 0" in before
+    )
+    assert re.search(
+        r"\*The split, toy\.\* plain, by_copy minus by_clip: .*a difference is shown", before
+    )  # nothing but the clips is new
     for path in (results / MAIN).glob("*by_clip*.json"):
         path.unlink()
-    assert "*The split, toy.* **A difference:** plain, by_copy minus by_actor," in "\n".join(headlines(read_studies(results)))
+    assert re.search(
+        r"plain, by_copy minus by_actor: .*a difference is shown", "\n".join(headlines(read_studies(results)))
+    )
     write(results / MAIN, study((5, 6, 5, 6, 5)))
     after = "\n".join(headlines(read_studies(results)))
-    assert "*The claim, toy.* **A difference:** deformable minus plain, by_actor, is +27.0 ± 3.4 points over 5 seeds" in after
+    assert re.search(
+        r"\*The claim, toy\.\* deformable minus plain, by_actor: \+27\.0 points, 95 % interval "
+        r"\+23\.6 to \+30\.4, .*a difference is shown",
+        after,
+    )
 
 
 def test_every_comparison_is_with_its_own_base(results: Path):
-    """Controls are compared with plain, frames and defects with deformable; other tasks stand beside the claim; guessing is named."""
+    """Controls are compared with plain, frames and defects with deformable; other tasks stand beside the claim;
+    guessing is named.
+    """
     known = {"frozen_offsets": 6, "steps_even": -4, "defect_mixed_gates": 8}  # clips of 20 more than plain
-    plain = {each["experiment"]["seed"]: round(20 * each["accuracy"]) for each in study((0,) * 5) if each["experiment"]["model"] == "plain" and each["experiment"]["split"] == "by_actor"}
+    plain = {
+        each["experiment"]["seed"]: round(20 * each["accuracy"])
+        for each in study((0,) * 5)
+        if each["experiment"]["model"] == "plain" and each["experiment"]["split"] == "by_actor"
+    }
     write(results / MAIN, study((5,) * 5))
-    write(results / MAIN, [record(model, "by_actor", seed, right + gain) for model, gain in known.items() for seed, right in plain.items()])
-    write(results / "example-words", [record(model, "by_actor", seed, 10 + 2 * (model == "deformable"), corpus="words") for model in ("plain", "deformable") for seed in range(5)])
+    write(
+        results / MAIN,
+        [
+            record(model, "by_actor", seed, right + gain)
+            for model, gain in known.items()
+            for seed, right in plain.items()
+        ],
+    )
+    write(
+        results / "example-words",
+        [
+            record(model, "by_actor", seed, 10 + 2 * (model == "deformable"), corpus="words")
+            for model in ("plain", "deformable")
+            for seed in range(5)
+        ],
+    )
     said = "\n".join(headlines(read_studies(results)))
-    assert "*Controls, minus plain.* 1 of 1 intervals leave out zero (0.05 would by chance): **fixed random taps +30.0 ± 0.0**." in said
-    assert "2 of 2 intervals leave out zero (0.10 would by chance): **nine, evenly -45.0 ± 0.0**; **defect mixed gates +15.0 ± 0.0**." in said
-    assert "*The claim, words.* **A difference" in said and "deformable minus plain, by_actor, is +10.0 ± 0.0 points" in said
+    assert (
+        "*Controls, minus plain.* 1 of 1 intervals leave out zero (0.05 would by chance): "
+        "**fixed random offsets +30.0 ± 0.0**." in said
+    )
+    assert (
+        "2 of 2 intervals leave out zero (0.10 would by chance): **nine steps, evenly -45.0 ± "
+        "0.0**; **defect: mixed gates +15.0 ± 0.0**." in said
+    )
+    assert "*The claim, words.* deformable minus plain, by_actor: +10.0 points, 95 % interval +10.0 to +10.0" in said
     assert "**Deformable is shown to be better than plain in 2 of 2 comparisons on people never seen.**" in said
     assert "in training are shown to raise plain on 1 of 1 corpora." in said
-    assert "*The claim, toy.*" in said and "better than guessing (50.0 %)" not in said.split("*The claim, toy.*")[1].split("\n")[0]
+    assert (
+        "*The claim, toy.*" in said
+        and "above chance level (50.0 %)" not in said.split("*The claim, toy.*")[1].split("\n")[0]
+    )
     write(results / MAIN, study((0,) * 5))
-    assert "Neither is shown to be better than guessing (50.0 %)" in "\n".join(headlines(read_studies(results)))
+    assert "Neither is shown to be above chance level (50.0 %)" in "\n".join(headlines(read_studies(results)))
     figures = draw_figures(read_studies(results))
-    dots = [[line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"] for ax in figures["tests"].axes]
+    dots = [
+        [line.get_xdata().tolist() for line in ax.lines if line.get_marker() == "o"] for ax in figures["tests"].axes
+    ]
     assert [sorted(round(value) for value in axes[0]) for axes in dots] == [[0, 30], [-20, 40]]
     plt.close("all")
 
@@ -165,7 +225,10 @@ def test_every_number_comes_from_the_records(results: Path):
         changed = json.loads(path.read_text())
         changed["seconds"], changed["parameters"], changed["multiply_adds"] = 777.0, 4321, 9_000_000
         changed["device"], changed["python"], changed["versions"] = "CPU, other", "3.13.0", {"torch": "2.10.0"}
-        changed["split"] |= {"train": 401, "siblings": [n and n - 7 for n in changed["split"]["siblings"]]}
+        changed["split"] |= {
+            "train": 401,
+            "copies_in_training": [n and n - 7 for n in changed["split"]["copies_in_training"]],
+        }
         changed["settings"]["training"]["lr"] = 0.1
         changed["settings"]["network"]["length"] = 8
         said, label = changed["validation"]["predicted"], changed["validation"]["label"]
@@ -173,19 +236,23 @@ def test_every_number_comes_from_the_records(results: Path):
         changed["accuracy"] = float(np.mean(np.equal(said, label)))
         path.write_text(json.dumps(changed))
     fresh = set(report(results).splitlines()) | set(info_sheet(results).splitlines())
-    stale = r"0\.3 hours|1,234|0.0015|16 frames|CPU, toy|3.12.1|2.9.0|81 to 99|400|\+1.0 ± 5.2"
+    stale = r"0\.3 hours|1,234|0.0015|16 frames|CPU, toy|3.12.1|2.9.0|81 to 99|400|\+1.0 points"
     for number in stale.split("|"):
         assert any(re.search(number, line) for line in kept), number
         assert not any(re.search(number, line) for line in fresh), number
 
 
 def test_missing_studies_are_named(results: Path):
-    """Folders that are not there, in the headlines and in the table of commands; and a folder without any is an error."""
+    """Missing folders, in the headlines and in the table of commands; and a folder without any is an error."""
     page, said = report(results), headlines(read_studies(results))
-    assert [line for line in said if line.endswith(": not run.")] == [f"{name}: not run." for name in ("example-motion", "example-words", "example-styles")]
+    assert [line for line in said if line.endswith(": not run.")] == [
+        f"{name}: not run." for name in ("example-motion", "example-words", "example-styles")
+    ]
     assert sum("| not run | `python -m deformlib study" in line for line in info_sheet(results).splitlines()) == 3
-    assert "*Do the offsets follow the body?* not run." in page and "nan" not in page
-    with pytest.raises(ResultsError, match="has no records in any of example-claims, .*name another folder or run a study"):
+    assert "*Are the offsets aligned with the body?* not run." in page and "nan" not in page
+    with pytest.raises(
+        ResultsError, match="has no records in any of example-claims, .*name another folder or run a study"
+    ):
         report(results / "nothing")
     (results / MAIN / "broken.json").write_text("{")
     with pytest.raises(ResultsError, match=r"broken\.json: no valid JSON"):
@@ -196,60 +263,96 @@ def test_half_a_study_says_on_how_many_seeds_it_rests(results: Path):
     """One seed gives no interval; a model without its partner no difference; nothing breaks, figures included."""
     for path in (results / MAIN).glob("*-[1-4].json"):
         path.unlink()
-    assert "**Not tested:** deformable minus plain, by_actor, has 1 pairs of runs" in "\n".join(headlines(read_studies(results)))
+    assert "deformable minus plain, by_actor: not tested" in "\n".join(headlines(read_studies(results)))
     assert limits(read_studies(results))[0].startswith("Every run was made on a CPU")
     (results / MAIN / "classroom-plain-by_actor-0.json").unlink()
     assert "| toy | 50.0 | by_actor | not run |" in write_report(results).read_text()
 
 
-def test_runs_that_were_not_judged_on_warped_clips_are_enough_for_the_rest(results: Path):
+def test_runs_that_were_not_tested_on_warped_clips_are_enough_for_the_rest(results: Path):
     """Records of the study leakage alone: no robustness, said so, and the figure is still drawn."""
     records = [{name: value for name, value in each.items() if name != "robustness"} for each in study((0, 1, -1))]
     write(results / MAIN, records)
     for path in (results / MAIN).glob("*-[34].json"):
         path.unlink()
     for path in (results / MAIN).glob("*.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"multiply_adds": None}))  # as older records, and classifiers
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"multiply_adds": None})
+        )  # as older records, and classifiers
     assert "million multiply-adds a clip: none." in info_sheet(results)
-    assert "*Robustness.* **Not tested:** deformable minus plain, on changed clips," in write_report(results).read_text()
+    assert "*Robustness.* deformable minus plain, on changed clips: not tested" in write_report(results).read_text()
 
 
 def test_rows_of_other_studies_in_a_folder_do_not_count(results: Path):
     """The folder of motion capture also holds rows of Table 2, classifiers without any network among them."""
     pages = report(results), info_sheet(results)
     forest = record("hog_klt", "by_actor", 0, 20) | {"settings": {"feature": "hog_klt", "copies": 8}}
-    write(results / MAIN, [forest, record("chance", "by_copy", 0, 20) | {"settings": {}}])
+    write(results / MAIN, [forest, record("majority_class", "by_copy", 0, 20) | {"settings": {}}])
     assert (report(results), info_sheet(results)) == pages
 
 
 def test_a_limit_is_given_only_where_runs_scatter(results: Path):
     """From the spread of the differences, 4.2 points here; none where they are all one clip."""
     said = limits(read_studies(results))[0]
-    assert said.startswith("toy, by_actor: runs that scatter like these show a true difference of 7.0 points four times in five")
+    assert said.startswith(
+        "toy, by_actor: runs that scatter like these show a true difference of 7.0 points four times in five"
+    )
     assert said.endswith("one clip is 5.0 points.")
-    assert limits(read_studies(results))[1].startswith("A difference of 2.42 points, as the paper's, could easily be missed: toy, by_actor. But near 100 % points weigh more: the paper's are 67% of")
+    assert limits(read_studies(results))[1].startswith(
+        "A difference of 2.42 points, as the paper's, could easily be missed: toy, by_actor. "
+        "But near 100 % points weigh more: the paper's are 67% of"
+    )
     write(results / MAIN, study((1, 1, 1, 1, 1)))
     assert "scatter by less than half a clip (5.0 points)" in limits(read_studies(results))[0]
 
 
-def test_whether_offsets_follow_is_read_from_its_own_file(results: Path):
-    """Correlation with what is particular to a clip, over seeds, of trained and of random branches."""
+def test_the_alignment_of_offsets_is_read_from_its_own_file(results: Path):
+    """Residual correlation over seeds, of trained and of random branches."""
     rows = [
-        {"seed": seed, "branch": branch, "truth": "motion", "layer": 1, "moved": 1.0, "own": own, "other clip": 0.1, "other step": 0.0, "particular": own}
+        {
+            "seed": seed,
+            "branch": branch,
+            "truth": "motion",
+            "layer": 1,
+            "displacement": 1.0,
+            "own": own,
+            "other clip": 0.1,
+            "other step": 0.0,
+            "residual": own,
+        }
         for branch, owns in (("trained", (0.30, 0.32, 0.31)), ("random", (0.9, 0.1, 0.5)))
         for seed, own in enumerate(owns)
     ]
     (results / MAIN / "offsets").mkdir()
-    (results / MAIN / "offsets" / "follow.json").write_text(json.dumps({"rows": rows}))
+    (results / MAIN / "offsets" / "alignment.json").write_text(json.dumps({"rows": rows}))
     page = report(results)
-    assert "trained minus random branches: 0 of 1 intervals leave out zero (0.05 would by chance): the nearest to it is motion, layer 1 -0.19 ± 1.02." in page
+    assert (
+        "trained minus random branches: 0 of 1 intervals leave out zero (0.05 would by "
+        "chance): the nearest to it is motion, layer 1 -0.19 ± 1.02." in page
+    )
 
 
-@pytest.mark.parametrize("damage", [{"settings": None}, {"versions": []}, {"robustness": {"rotate": [[0]]}}, {"python": 3}, {"split": {"name": "by_actor"}}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"settings": None},
+        {"versions": []},
+        {"robustness": {"rotate": [[0]]}},
+        {"python": 3},
+        {"split": {"name": "by_actor"}},
+    ],
+)
 def test_a_damaged_record_is_named(results: Path, damage: dict):
-    """In one sentence, whatever of it the report would have read; `make fuzz` breaks many more."""
+    """In one sentence, whatever of it is wrong; `make fuzz` breaks many more."""
     whole = study((0,))[0]
-    write(results / MAIN, [whole | damage | {"split": whole["split"] | {"siblings": "none"}} if "split" in damage else whole | damage])
+    write(
+        results / MAIN,
+        [
+            whole | damage | {"split": whole["split"] | {"copies_in_training": "none"}}
+            if "split" in damage
+            else whole | damage
+        ],
+    )
     for page in (report, info_sheet):
         with pytest.raises(ResultsError, match=rf"{whole['name']}\.json: no whole record .*delete it"):
             page(results)
@@ -258,8 +361,8 @@ def test_a_damaged_record_is_named(results: Path, damage: dict):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": []}', '{"rows": [1]}', '{"rows": [{"branch": "trained"}]}'])
 def test_a_damaged_file_on_offsets_is_named(results: Path, text: str):
     (results / MAIN / "offsets").mkdir()
-    (results / MAIN / "offsets" / "follow.json").write_text(text)
-    with pytest.raises(ResultsError, match=r"follow\.json is damaged: write it again"):
+    (results / MAIN / "offsets" / "alignment.json").write_text(text)
+    with pytest.raises(ResultsError, match=r"alignment\.json is damaged: write it again"):
         report(results)
 
 
@@ -269,23 +372,28 @@ def test_commands_and_costs_are_those_of_the_records(results: Path):
     assert len(table) == len(PARTS)
     leakage = table.iloc[1]
     assert (leakage["runs"], leakage["hours"]) == (30, "0.3")
-    assert leakage["command"] == "`python -m deformlib study leakage --recipe classroom --results results/example-claims`"
+    assert (
+        leakage["command"] == "`python -m deformlib study leakage --recipe classroom --results results/example-claims`"
+    )
     write(results / "example-words", study((0, 1), "words"))
     words = repeat_table(read_studies(results)).iloc[5]
-    assert words["command"] == "`python -m deformlib study tasks --corpus data/tasks/words --seeds 2 --results results/example-words`"
+    assert (
+        words["command"]
+        == "`python -m deformlib study tasks --corpus data/tasks/words --seeds 2 --results results/example-words`"
+    )
     assert words["runs"] == 4  # by_clip and by_copy are no part of that study
 
 
-def test_separation_counts_siblings_and_actors(results: Path):
+def test_separation_counts_copies_and_actors(results: Path):
     """Zero by actor, the records' counts by copy; each seed once, however many models it has."""
     table = separation(read_studies(results)[MAIN]).set_index("split")
-    assert table["siblings"].to_dict() == {"by_actor": "0", "by_clip": "0", "by_copy": "81 to 99"}
+    assert table["copies in training"].to_dict() == {"by_actor": "0", "by_clip": "0", "by_copy": "81 to 99"}
     assert table.loc["by_actor", "actors held out"] == "5, 5 different" and set(table["seeds"]) == {5}
 
 
 def test_names_cannot_break_the_page(tmp_path: Path):
     """A folder may be called anything; what comes from a record is shown literally, in tables too."""
-    assert escaped("a|b *c* _d_ e_f\n<g>") == r"a\|b \*c\* \_d\_ e_f \<g\>"
+    assert escape_markdown("a|b *c* _d_ e_f\n<g>") == r"a\|b \*c\* \_d\_ e_f \<g\>"
     write(tmp_path / MAIN, study((0, 1, -1), "my|films*$x$"))
     page, sheet = report(tmp_path), info_sheet(tmp_path)
     for text in (page, sheet):
