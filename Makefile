@@ -5,21 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: help reproduce benchmark media gallery test slow browser stress fuzz alone lab notebooks site clean
+NB ?=
+BOOK = $(firstword $(wildcard notebooks/$(NB)_*.ipynb notebooks/$(NB)*.ipynb notebooks/workshop/$(NB)*.ipynb))
+
+.PHONY: help reproduce benchmark media gallery test lint sync edit slow browser stress fuzz alone lab notebooks site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, and what each recipe costs here, in seven minutes"
 	@echo "make media       25 codecs in 15 containers, interlaced, turned, damaged: every frame against FFmpeg's own program (results/benchmarks/media.md)"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its results table"
-	@echo "make test        run all tests and check every notebook's stored outputs"
-	@echo "make slow        the tests that torch.compile makes slow: it writes C++ and calls a compiler"
+	@echo "make test        check the style (make lint), run all tests and check every notebook's stored outputs"
+	@echo "make lint        ruff (rules and format) and mypy"
+	@echo "make sync        write the library from the notebooks, and say whether anything had drifted"
+	@echo "make edit NB=05  a notebook as a text file, to be changed in any editor; the same again takes the changes over"
+	@echo "make notebooks   run all notebooks in place and write the library from them (NB=05, NB=records: only that one)"
+	@echo "make slow        the tests that are left out of make test: torch.compile calls a compiler, processes start processes"
 	@echo "make browser     use chapters 00, 07 and 14 in a real JupyterLab; needs a Chromium of the system"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
 	@echo "make alone       run each chapter in an empty folder with nothing but the wheel, as on Colab"
 	@echo "make fuzz        give the library a thousand broken files (videos, BVH, tables, weights, records, a full disk)"
 	@echo "make lab         open the notebooks in JupyterLab"
-	@echo "make notebooks   run all notebooks in place and write the library from them"
 	@echo "make site        the notebooks, answers, results and the explorer as web pages that need no network (site/index.html)"
 	@echo "make clean       remove the virtual environment, the site and build leftovers (videos and results stay)"
 
@@ -33,44 +39,55 @@ reproduce: $(READY)
 	$(BIN)/python -m deformlib reproduce $(if $(CORPUS),--corpus "$(CORPUS)")
 
 benchmark: $(READY)
-	$(BIN)/python tests/benchmark.py
-	$(BIN)/python tests/benchmark_network.py
-	$(BIN)/python tests/benchmark_training.py
+	$(BIN)/python tests/tools/benchmark.py
+	$(BIN)/python tests/tools/benchmark_network.py
+	$(BIN)/python tests/tools/benchmark_training.py
 
 media: $(READY)
 	$(BIN)/python tests/tools/media_matrix.py
 
 gallery: $(READY)
-	$(BIN)/python tests/gallery.py
+	$(BIN)/python tests/tools/gallery.py
 
-test: $(READY)
+test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
 
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sync: $(READY)
+	@$(BIN)/python tests/tools/sync.py
+
+edit: $(READY)
+	@$(BIN)/python tests/tools/edit.py $(BOOK)
+
 slow: $(READY)
-	DEFORMLIB_SLOW=1 $(BIN)/python -m pytest -p no:nbval -o addopts="" -k compile tests/test_deform.py tests/test_convlstm.py tests/test_network.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:nbval -o addopts="-q" -m slow tests
 
 browser: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
 	$(BIN)/python -m pytest -p no:nbval -o addopts="" -rs tests/browser
 
 stress: $(READY)
-	$(BIN)/python tests/stress.py
+	$(BIN)/python tests/tools/stress.py
 
 alone: $(READY)
-	$(BIN)/python tests/alone.py
+	$(BIN)/python tests/tools/alone.py
 
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/tools/fuzz.py
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks
 
 notebooks: $(READY)
 	$(BIN)/nbdev-export
-	$(BIN)/python tests/execute_notebooks.py notebooks/[0-9]*.ipynb
+	$(BIN)/python tests/tools/execute_notebooks.py $(if $(NB),$(BOOK),notebooks/[0-9]*.ipynb notebooks/workshop/*.ipynb)
 
 site: $(READY)
-	$(BIN)/python tests/build_site.py
+	$(BIN)/python tests/tools/build_site.py
 
 clean:
 	rm -rf $(VENV) build site *.egg-info

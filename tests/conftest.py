@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deformlib.bodies import make_corpus, plan_corpus
 from deformlib.corpus import Corpus
+from deformlib.make.figures import plan_corpus
+from deformlib.make.films import make_corpus
 
 
 @pytest.fixture(scope="session")

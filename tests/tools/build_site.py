@@ -1,6 +1,7 @@
 """The course as a folder of web pages that need no network: make site writes site/index.html and all it leads to.
 
-README.md becomes the index; from there every relative link is followed. Notebooks and Markdown files become pages, all else is copied.
+README.md becomes the index; from there every relative link is followed. Notebooks and Markdown files become pages,
+all else is copied.
 Formulas become pictures here, since a page that fetches MathJax shows none without a network.
 """
 
@@ -21,14 +22,23 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 EXPLORER = "explorer.html"
 # What matplotlib does not know, in its own words.
-SPELLED = [(r"\\tfrac", r"\\frac"), (r"\\[bB]ig+[lr]?(?![a-zA-Z])", ""), (r"\\bmod", r"\\;\\mathrm{mod}\\;"), (r"\s+", " ")]
-SPELLED += [(r"\\frac(?:\{([^{}]*)\}|(\d))(?:\{([^{}]*)\}|(\d))", r"\\frac{\1\2}{\3\4}"), (r"\\sqrt\s?(\w)", r"\\sqrt{\1}")]
+SPELLED = [
+    (r"\\tfrac", r"\\frac"),
+    (r"\\[bB]ig+[lr]?(?![a-zA-Z])", ""),
+    (r"\\bmod", r"\\;\\mathrm{mod}\\;"),
+    (r"\s+", " "),
+]
+SPELLED += [
+    (r"\\frac(?:\{([^{}]*)\}|(\d))(?:\{([^{}]*)\}|(\d))", r"\\frac{\1\2}{\3\4}"),
+    (r"\\sqrt\s?(\w)", r"\\sqrt{\1}"),
+]
 SPELLED += [(r"(?<=[\w)}]) ?\\(tanh|sin|cos|log|ln)\b", r"\\,\\\1")]  # a space before, as TeX has it
 STYLE = """\
-body { max-width: 62rem; margin: 0 auto; padding: 0 1rem 3rem; font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
+body { max-width: 62rem; margin: 0 auto; padding: 0 1rem 3rem;
+  font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
 nav { padding: .6rem 0; border-bottom: 1px solid #ccc; }
 nav a { margin-right: 1.5em; }
 a { color: #0050a0; }
@@ -36,7 +46,8 @@ a.anchor-link { display: none; }
 img { max-width: 100%; }
 svg.formula { overflow: visible; }
 p.formula { text-align: center; overflow-x: auto; padding: .2rem 0; }
-pre { overflow-x: auto; padding: .5rem .75rem; margin: .5rem 0; font-size: 13.5px; line-height: 1.4; background: #f5f5f5; }
+pre { overflow-x: auto; padding: .5rem .75rem; margin: .5rem 0;
+  font-size: 13.5px; line-height: 1.4; background: #f5f5f5; }
 .output pre { background: none; border-left: 3px solid #ccc; white-space: pre-wrap; }
 code { font-size: 90%; }
 table { border-collapse: collapse; margin: .75rem 0; display: block; overflow-x: auto; }
@@ -76,14 +87,25 @@ def formula(tex: str) -> str:
     try:
         text = TextPath((0, 0), f"${spelled}$", size=10, prop={"math_fontfamily": "cm"})
     except ValueError as error:
-        raise SiteError(f"matplotlib cannot draw the formula {tex}: write it in simpler TeX ({str(error).splitlines()[-1]})") from None
+        raise SiteError(
+            f"matplotlib cannot draw the formula {tex}: write it in simpler TeX ({str(error).splitlines()[-1]})"
+        ) from None
     letters = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}
-    path = "".join(letters[code] + ("" if code == 79 else " ".join(f"{n:.2f}" for n in points)) for points, code in text.iter_segments())
-    (left, low), (right, high) = (corner(text.vertices[text.codes != text.CLOSEPOLY], axis=0) for corner in (np.min, np.max))
-    size = "; ".join(f"{name}: {value / 8:.3f}em" for name, value in {"width": right - left, "height": high - low, "vertical-align": low}.items())
+    path = "".join(
+        letters[code] + ("" if code == 79 else " ".join(f"{n:.2f}" for n in points))
+        for points, code in text.iter_segments()
+    )
+    (left, low), (right, high) = (
+        corner(text.vertices[text.codes != text.CLOSEPOLY], axis=0) for corner in (np.min, np.max)
+    )
+    size = "; ".join(
+        f"{name}: {value / 8:.3f}em"
+        for name, value in {"width": right - left, "height": high - low, "vertical-align": low}.items()
+    )
     return (
         f'<svg class="formula" role="img" aria-label="{html.escape(tex)}" style="{size}" '
-        f'viewBox="{left:.2f} {-high:.2f} {right - left:.2f} {high - low:.2f}"><path transform="scale(1 -1)" fill="currentColor" d="{path}"/></svg>'
+        f'viewBox="{left:.2f} {-high:.2f} {right - left:.2f} {high - low:.2f}">'
+        f'<path transform="scale(1 -1)" fill="currentColor" d="{path}"/></svg>'
     )
 
 
@@ -120,7 +142,7 @@ def shown(output: nbformat.NotebookNode, words: str) -> str:
 def notebook(path: Path) -> str:
     """The cells of a notebook as they are stored, outputs included."""
     parts, cells = [], nbformat.read(path, as_version=4).cells
-    for cell, following in zip(cells, [*cells[1:], {"source": ""}]):
+    for cell, following in zip(cells, [*cells[1:], {"source": ""}], strict=False):
         if cell.cell_type == "markdown":
             parts.append(markdown(cell.source))
         elif cell.cell_type == "code":
@@ -136,7 +158,9 @@ def contents(path: Path) -> str:
     if path.suffix == ".ipynb":
         return notebook(path)
     if path.is_dir():
-        return markdown(f"# {path.name}\n\n" + "".join(f"- [{file.stem}]({file.name})\n" for file in sorted(path.glob("[!.]*"))))
+        return markdown(
+            f"# {path.name}\n\n" + "".join(f"- [{file.stem}]({file.name})\n" for file in sorted(path.glob("[!.]*")))
+        )
     return markdown(path.read_text(encoding="utf-8"))
 
 
@@ -180,12 +204,16 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
 
         body = re.sub(r'\b(href|src)="([^"]*)"', follow, contents(path))
         title = re.sub(r"<.*?>|&#182;|¶", "", (re.search(r"<h1.*?</h1>", body, re.DOTALL) or [path.stem])[0])
-        answers = path.parent / "answers" / f"{path.stem}.md"
-        if answers.exists():
+        part = "workshop_" if path.parent.name == "workshop" else ""
+        answers = root / "notebooks" / "answers" / f"{part}{path.stem}.md"
+        more = ""
+        if path.suffix == ".ipynb" and answers.exists():
             waiting.append(answers)
-        more = f'<a href="answers/{answers.stem}.html">Answers to the exercises</a>' if answers.exists() else ""
+            more = f'<a href="{os.path.relpath(address(answers), path.parent)}">Answers to the exercises</a>'
         home = os.path.relpath(root, address(path).parent) + "/"
-        target.write_text(PAGE.format(title=title, home=home, explorer=EXPLORER, answers=more, body=body), encoding="utf-8")
+        target.write_text(
+            PAGE.format(title=title, home=home, explorer=EXPLORER, answers=more, body=body), encoding="utf-8"
+        )
     return list(made.values())
 
 
@@ -193,19 +221,25 @@ def main() -> None:
     """Build beside the old site and take its place, so that a broken build leaves the old one."""
     from gallery import load  # the example networks and a clip, as in the README's pictures
 
-    from deformlib.explorer import Explorer, look
+    from deformlib.explorer import Explorer, trace_clip
 
     site = ROOT / "site"
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".site") as beside:
         pages = build(Path(beside) / "site")
         nets, clip, large = load()
-        looks = {name: look(net, clip, large) for name, net in nets.items()}
-        step, title = nets["deformable"].config.deform_steps[0][1], "Joy, by an actor the networks never saw (not GEMEP)"
+        looks = {name: trace_clip(net, clip, large) for name, net in nets.items()}
+        step, title = (
+            nets["deformable"].config.deform_steps[0][1],
+            "Joy, by an actor the networks never saw (not GEMEP)",
+        )
         Explorer(looks, title, step=step, layer=2, depth=3).export_html(Path(beside) / "site" / EXPLORER)
         shutil.rmtree(site, ignore_errors=True)
         (Path(beside) / "site").rename(site)
     weight = sum(file.stat().st_size for file in site.rglob("*") if file.is_file())
-    print(f"{site / 'index.html'}: {len(pages)} pages and files, {weight / 1e6:.1f} MB; copy the folder anywhere, it needs no network")
+    print(
+        f"{site / 'index.html'}: {len(pages)} pages and files, {weight / 1e6:.1f} MB; copy the "
+        f"folder anywhere, it needs no network"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Each chapter as a reader on Colab has it: one notebook in an empty folder, the wheel, and the records in a clone.
 
-`make alone` takes the course's own environment; `OTHER/bin/python tests/alone.py` any other with what pyproject.toml asks for,
-such as one with Colab's PyTorch, ipywidgets 7.7 and Python 3.12. A clone of this repository, as committed, stands for GitHub.
+`make alone` takes the course's own environment; `OTHER/bin/python tests/tools/alone.py` any other with what
+pyproject.toml asks for,
+such as one with Colab's PyTorch, ipywidgets 7.7 and Python 3.12. A clone of this repository, as committed, stands for
+GitHub.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 RUN = """
 import sys, nbformat
 from nbclient import NotebookClient
@@ -43,25 +45,51 @@ def alone(notebook: Path, place: Path, env: dict[str, str]) -> str:
     folder = place / notebook.stem
     folder.mkdir()
     shutil.copy(notebook, folder)
-    done = subprocess.run([sys.executable, "-c", RUN, notebook.name], cwd=folder, env=env, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, notebook.name], cwd=folder, env=env, check=False, capture_output=True, text=True
+    )
     lines = re.sub(r"\x1b\[[0-9;]*m", "", done.stderr).strip().splitlines()
     return lines[-1] if done.returncode else ""
 
 
+def all_books() -> list[Path]:
+    """The notebooks of the main line and of the workshop."""
+    folder = ROOT / "notebooks"
+    return [*sorted(folder.glob("[0-9]*.ipynb")), *sorted(folder.glob("workshop/*.ipynb"))]
+
+
 def main() -> int:
-    """Run the notebooks named on the command line, or all; how many failed."""
+    """Run the notebooks named on the command line, or all of both folders; how many failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")))
+    parser.add_argument("notebooks", nargs="*", type=Path, default=all_books())
     chosen, failed = parser.parse_args().notebooks, 0
-    print(f"Python {sys.version.split()[0]},", ", ".join(f"{name} {version(name)}" for name in ("torch", "ipywidgets", "numpy")))
+    print(
+        f"Python {sys.version.split()[0]},",
+        ", ".join(f"{name} {version(name)}" for name in ("torch", "ipywidgets", "numpy")),
+    )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         library = wheel(place)
         (place / "github" / "OWNER").mkdir(parents=True)
         (place / "github" / "OWNER" / "deformlib").symlink_to(place / "source")
-        env = os.environ | {"PYTHONPATH": str(library), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "GIT_CONFIG_COUNT": "1"}
-        env |= {"GIT_CONFIG_KEY_0": f"url.{(place / 'github').as_uri()}/.insteadOf", "GIT_CONFIG_VALUE_0": "https://github.com/"}
-        used = subprocess.run([sys.executable, "-c", "import deformlib; print(deformlib.__file__)"], cwd=place, env=env, capture_output=True, text=True, check=True)
+        env = os.environ | {
+            "PYTHONPATH": str(library),
+            "OMP_NUM_THREADS": "1",
+            "TQDM_DISABLE": "1",
+            "GIT_CONFIG_COUNT": "1",
+        }
+        env |= {
+            "GIT_CONFIG_KEY_0": f"url.{(place / 'github').as_uri()}/.insteadOf",
+            "GIT_CONFIG_VALUE_0": "https://github.com/",
+        }
+        used = subprocess.run(
+            [sys.executable, "-c", "import deformlib; print(deformlib.__file__)"],
+            cwd=place,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert Path(used.stdout.strip()).is_relative_to(library), f"not the wheel but {used.stdout}"
         for notebook in tqdm(chosen, "alone"):
             started = time.monotonic()

@@ -47,7 +47,9 @@ def main() -> None:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         place = {"metadata": {"path": str(path.parent)}}
-        NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place).execute()
+        NotebookClient(
+            notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place
+        ).execute()
         settle(notebook)
         nbformat.write(notebook, path)
         print(f"{path}: {time.perf_counter() - start:.1f} s")
