@@ -290,6 +290,7 @@ def test_the_same_network_gives_the_same_bytes(net, saved):
     assert len(files) == 1
 
 
+@pytest.mark.slow  # test_house.py asks the same of the module
 def test_saving_a_network_imports_no_opencv(tmp_path):
     """Nor any wing but the engines of deform and conv3d."""
     code = """

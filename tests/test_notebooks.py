@@ -50,18 +50,13 @@ def test_everything_public_has_a_docstring():
             continue
         tree = ast.parse(file.read_text())
         assert ast.get_docstring(tree), f"{file.name} has no docstring"
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inner = {id(node) for function in functions for node in ast.walk(function) if node is not function}
         for node in ast.walk(tree):
-            if (
-                isinstance(node, (ast.FunctionDef, ast.ClassDef))
-                and not node.name.startswith("_")
-                and node.name not in ("forward", "backward")
-            ):
-                inner = any(
-                    node in ast.walk(other)
-                    for other in ast.walk(tree)
-                    if isinstance(other, ast.FunctionDef) and other is not node
-                )
-                assert inner or ast.get_docstring(node), f"{file.name}: {node.name} has no docstring"
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                continue
+            if node.name not in ("forward", "backward") and id(node) not in inner:
+                assert ast.get_docstring(node), f"{file.name}: {node.name} has no docstring"
 
 
 @every_notebook

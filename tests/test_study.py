@@ -442,6 +442,7 @@ def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Cor
     assert os.environ == variables and not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error(corpus: Corpus, tmp_path: Path):
     """What a worker cannot do is not done quietly by the parent."""
     experiment = Experiment(str(corpus.folder), "by_actor", "dying", 0, "tiny")

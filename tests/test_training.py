@@ -229,6 +229,7 @@ def test_a_stopped_run_ends_with_the_same_bits(toys, split, straight, tmp_path: 
     assert weight_difference(wanted, resumed) == 0
 
 
+@pytest.mark.slow  # as `make stress`
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_killed_process_loses_nothing_whole(tmp_path: Path):
     """kill -9 at random moments leaves a whole checkpoint, and the end is the same; `make stress` kills more often."""
