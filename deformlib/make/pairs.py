@@ -61,7 +61,7 @@ def part_maps(pixels: Points, depth: Points) -> tuple[np.ndarray, np.ndarray]:
         lengths.append(np.max(np.linalg.norm(along, axis=1) / scale[:, 0]))
     return np.stack(maps, 1), np.array(lengths)
 
-# %% ../../notebooks/workshop/pairs.ipynb #30bec75c
+# %% ../../notebooks/workshop/pairs.ipynb #53d627a5
 def cloth(length: float, seed: int | Sequence[int]) -> np.ndarray:
     """Factors of brightness [rows, columns] of checked cloth, 8 pixels a check, for a part `length` metres long.
 
@@ -90,7 +90,9 @@ def fill_cloth(
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
     factor = cv2.warpAffine(piece, back, size, flags=how, borderMode=cv2.BORDER_REFLECT)
     share, window = mask[..., None] / np.float32(255), image[low[1] : high[1], low[0] : high[0]]
-    window[:] = np.clip(window * (1 - share) + share * factor[..., None] * np.float32(shade), 0, 255).astype(np.uint8)
+    window[:] = np.clip(window * (1 - share) + share * factor[..., None] * np.array(shade, np.float32), 0, 255).astype(
+        np.uint8
+    )
 
 
 class Clothes:
