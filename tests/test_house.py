@@ -83,7 +83,7 @@ def test_what_lies_behind_a_door_knows_nothing_of_the_core():
 
 
 def test_wings_do_not_lean_on_each_other():
-    """make imports no paper, align core and make alone, but for what a record says of the machine; no import by star."""
+    """make imports no paper; align core and make, and what a record says of the machine; nothing is starred."""
     for name, others in IMPORTS.items():
         if name.startswith("make."):
             assert not any(other.startswith("paper.") for other in others), name

@@ -7,7 +7,7 @@ How one motion is read out of many taps, and five ways to read it wrongly."""
 __all__ = ['TRAIN_ACTORS', 'TRAIN_GAPS', 'TEST_GAPS', 'flow_from_taps', 'warp', 'correlate', 'soft_place', 'AlignNet', 'changed',
            'align_loss', 'train_align', 'KnownPairs', 'measure', 'measure_network', 'measure_dis', 'run_align']
 
-# %% ../../notebooks/06b_offsets_that_follow.ipynb #c591c1ee
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #fcaf07b0
 import json
 import math
 import time
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..deform import deform_conv2d, to_2tuple
