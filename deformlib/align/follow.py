@@ -140,12 +140,12 @@ class AlignNet(nn.Module):
         offset, flow, quarter = self.offsets(a, b)
         return deform_conv2d(a, offset, self.weight, padding=1, border="clamp"), offset, flow, quarter
 
-# %% ../../notebooks/06b_offsets_that_follow.ipynb #c389fcbc
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #da7b2143
 def changed(a: Tensor, b: Tensor) -> Tensor:
     """Where two frames of 0 to 1 differ by over 10 of 255: a mask of their shape."""
     return (a - b).abs() > 10 / 255
 
-
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #dbe40dcc
 def align_loss(a: Tensor, b: Tensor, out: Tensor, offset: Tensor, flow: Tensor, quarter: Tensor) -> Tensor:
     """Absolute error, changed pixels 20 times; the same of the base flows; smooth but for edges; rest on the wall."""
     moving = F.max_pool2d(changed(a, b).float(), 3, 1, 1)
@@ -160,10 +160,10 @@ def align_loss(a: Tensor, b: Tensor, out: Tensor, offset: Tensor, flow: Tensor, 
     rest = 1 - F.max_pool2d(moving, 5, 1, 2)
     return loss + 0.1 * (rest * offset.abs()).mean()
 
-
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #dfac0309
 TRAIN_ACTORS, TRAIN_GAPS, TEST_GAPS = tuple(range(1, 9)), (1, 2, 3), (2, 3)  # a gap: two frames of film, 1/12.5 s
 
-
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #b0f1d6cf
 def train_align(
     net: AlignNet, films: Sequence[Film], seed: int, steps: int = 1300, lr: float = 4e-3, batch: int = 8
 ) -> list[float]:
@@ -182,7 +182,7 @@ def train_align(
         losses.append(float(loss.detach()))
     return losses
 
-# %% ../../notebooks/06b_offsets_that_follow.ipynb #1be70eff
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #693f3ed0
 class KnownPairs:
     """Pairs of frames and what is true about them: a, b [N, 1, 96, 96]; parts, seen [N, 96, 96]; flow [N, 2, 96, 96].
 
@@ -205,7 +205,7 @@ class KnownPairs:
     def __len__(self) -> int:
         return len(self.a)
 
-
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #ea04b4a5
 def measure(pairs: KnownPairs, out: Tensor, flow: Tensor | None = None) -> dict:
     """What predicted frames [N, 1, 96, 96] and displacements [N, 2, 96, 96] are worth beside the truth.
 

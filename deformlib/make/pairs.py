@@ -61,7 +61,7 @@ def part_maps(pixels: Points, depth: Points) -> tuple[np.ndarray, np.ndarray]:
         lengths.append(np.max(np.linalg.norm(along, axis=1) / scale[:, 0]))
     return np.stack(maps, 1), np.array(lengths)
 
-# %% ../../notebooks/workshop/pairs.ipynb #53d627a5
+# %% ../../notebooks/workshop/pairs.ipynb #ed0cd236
 def cloth(length: float, seed: int | Sequence[int]) -> np.ndarray:
     """Factors of brightness [rows, columns] of checked cloth, 8 pixels a check, for a part `length` metres long.
 
@@ -72,7 +72,7 @@ def cloth(length: float, seed: int | Sequence[int]) -> np.ndarray:
     checks = checks * np.where(np.indices(checks.shape).sum(0) % 2, 1, 0.7)
     return np.clip(checks.repeat(8, 0).repeat(8, 1), 0.25, 1.2).astype(np.float32)
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #8ebf9ab4
 def fill_cloth(
     image: np.ndarray, hull: np.ndarray, shade: tuple[float, ...], piece: np.ndarray, placed: np.ndarray
 ) -> None:
@@ -94,7 +94,7 @@ def fill_cloth(
         np.uint8
     )
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #5342a65a
 class Clothes:
     """What `render` paints with: flat colours or checks; it also notes which part each pixel of the frame shows."""
 
@@ -116,7 +116,7 @@ class Clothes:
         else:
             fill_cloth(image, hull, shade, self.pieces[part], self.maps[frame, part])
 
-# %% ../../notebooks/workshop/pairs.ipynb #548788c2
+# %% ../../notebooks/workshop/pairs.ipynb #bc18597a
 class Film(NamedTuple):
     """A clip at 96 x 96, every second frame, and what is true in it. Places are (x, y) in pixels of these frames."""
 
@@ -126,12 +126,12 @@ class Film(NamedTuple):
     maps: np.ndarray  # float32 [T, P, 2, 3], as of `part_maps`
     joints: np.ndarray  # float32 [T, 19, 2]
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #70b1d81d
 def to_small(points: np.ndarray) -> np.ndarray:
     """Places (x, y) [..., 2] of a picture of 720 x 576, as places of the 96 x 96 frame."""
     return (points - [LEFT, 0] + 0.5) * SHRINK - 0.5
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #8eefdca8
 def film_pairs(clip: ClipPlan, checks: bool = True, most: int = 48) -> Film:
     """Film a planned clip in flat or checked clothes, `most` frames at most: the motion that `figures.play` gives."""
     actor = draw_actor(np.random.default_rng([clip.seed, clip.actor]))
@@ -171,7 +171,7 @@ def true_flow(film: Film, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
         seen[y, x] = inside & (parts[i][row.clip(0, SIZE - 1), column.clip(0, SIZE - 1)] == part)
     return flow, seen
 
-# %% ../../notebooks/workshop/pairs.ipynb #5f1db74a
+# %% ../../notebooks/workshop/pairs.ipynb #33c4fcbb
 def visible(parts: np.ndarray, joint: str, at: np.ndarray) -> bool:
     """Is the joint's own group of parts painted at its place (x, y) of a map of parts [96, 96]?"""
     own = {"pelvis": "trunk legs", "chest": "trunk", "neck": "trunk", "head": "hair face", "nose": "face"}.get(joint)
@@ -180,7 +180,7 @@ def visible(parts: np.ndarray, joint: str, at: np.ndarray) -> bool:
     part = parts[round(float(at[1])), round(float(at[0]))]
     return bool(part != WALL and PARTS[part].group in own)
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #81b74e3a
 def joint_moves(film: Film, i: int, j: int, least: float = 1.0) -> np.ndarray:
     """Joints that move over `least` pixels between the frames: rows of x, y in frame j, dy, dx to frame i, visible.
 
@@ -194,7 +194,7 @@ def joint_moves(film: Film, i: int, j: int, least: float = 1.0) -> np.ndarray:
             rows.append((*now, *(then - now)[::-1], both))
     return np.array(rows, dtype=np.float32).reshape(-1, 5)
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #c5e04e2a
 def list_pairs(
     films: Sequence[Film], actors: Collection[int], gaps: Sequence[int]
 ) -> dict[int, list[tuple[int, int, int]]]:
@@ -207,7 +207,7 @@ def list_pairs(
                 rows[gap] += [(number, t, t + gap), (number, t + gap, t)]
     return rows
 
-
+# %% ../../notebooks/workshop/pairs.ipynb #923610ab
 def draw_batch(
     films: Sequence[Film],
     rows: dict[int, list[tuple[int, int, int]]],
