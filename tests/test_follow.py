@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -130,13 +129,20 @@ def test_pairs_that_are_none_are_refused(films: list[Film]):
         follow.KnownPairs([films[0]._replace(joints=0 * films[0].joints)])
 
 
-def test_a_few_steps_lower_the_loss(films: list[Film]):
+def test_a_few_steps_lower_the_loss(films: list[Film], known: follow.KnownPairs):
+    """On the same pairs before and after; and the same seed begins with the same loss."""
     torch.manual_seed(0)
-    net = follow.AlignNet(4)
-    losses = follow.train_align(net, films, seed=0, steps=8, batch=2)
-    assert len(losses) == 8 and np.mean(losses[-3:]) < np.mean(losses[:3])
+    net, (a, b) = follow.AlignNet(8), (known.a[:4], known.b[:4])
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(follow.align_loss(a, b, *net(a, b)))
+
+    before = loss()
+    losses = follow.train_align(net, films, seed=0, steps=20, batch=2)
+    assert len(losses) == 20 and loss() < 0.95 * before
     torch.manual_seed(0)
-    assert follow.train_align(follow.AlignNet(4), films, seed=0, steps=1, batch=2)[0] == losses[0]
+    assert follow.train_align(follow.AlignNet(8), films, seed=0, steps=1, batch=2)[0] == losses[0]
 
 
 RUNS = [path for path in RECORDS if "checks" in path.name]
@@ -166,7 +172,7 @@ def test_a_record_is_whole(path: Path):
     for name in ("dis", "untrained", "taps"):
         found = record["results"][name]
         assert -1 <= found["r"] <= 1 and found["joints"] > 500 and found["endpoint_error"] > 0
-        assert abs(found["wall_over_body"] - found["wall"] / found["body"]) < 1e-9
+        assert abs(found["wall_over_body"] - found["wall"] / found["body"]) < 1e-6
     assert all(
         record["results"]["taps"]["mse_moving"] < record["results"][name]["mse_moving"] for name in ("copy", "dis")
     )
