@@ -5,14 +5,14 @@ The plan of a corpus has the shape of GEMEP: 145 clips, 10 actors, 720x576, 25 f
 
 # %% auto #0
 __all__ = ['FPS', 'WIDTH', 'HEIGHT', 'HANDS', 'CHANNELS', 'ACTS', 'SIDES', 'LIMB', 'JOINTS', 'PARENTS', 'PARTS', 'DEPTH',
-           'Points', 'HALF', 'BodyError', 'Motion', 'two_bone_ik', 'keyframe_weights', 'smooth_noise', 'Posture', 'Act',
-           'Actor', 'draw_actor', 'rotation', 'cycle', 'rhythm', 'body_curves', 'hand_targets', 'perform', 'Part',
-           'frame_figure', 'render', 'ClipPlan', 'plan_corpus', 'play']
+           'Points', 'Paint', 'HALF', 'BodyError', 'Motion', 'two_bone_ik', 'keyframe_weights', 'smooth_noise',
+           'Posture', 'Act', 'Actor', 'draw_actor', 'rotation', 'cycle', 'rhythm', 'body_curves', 'hand_targets',
+           'perform', 'Part', 'frame_figure', 'fill_flat', 'render', 'ClipPlan', 'plan_corpus', 'play']
 
 # %% ../../notebooks/workshop/figures.ipynb #a7eb2006
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
@@ -325,29 +325,44 @@ def frame_figure(motion: Motion, actor: Actor, rng: np.random.Generator) -> tupl
     return pixels, {name: np.hstack([where[:, 2:], near[name]]) for name, where in at.items()}
 
 # %% ../../notebooks/workshop/figures.ipynb #04e44195
-def render(motion: Motion, actor: Actor, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Film a figure from the knees up: yields uint8 frames [576, 720, 3] (blue, green, red), one after the other."""
+Paint = Callable[[np.ndarray, np.ndarray, tuple[float, ...], int, int, bool], None]  # the arguments of fill_flat
+
+
+def fill_flat(image: np.ndarray, hull: np.ndarray, shade: tuple[float, ...], frame: int, part: int, rim: bool) -> None:
+    """Fill a hull [N, 1, 2] (x, y in 1/16 pixel) of an image with one colour; it is of a part of PARTS, or its rim."""
+    cv2.fillConvexPoly(image, hull, shade, cv2.LINE_AA, shift=4)
+
+
+def render(
+    motion: Motion,
+    actor: Actor,
+    rng: np.random.Generator,
+    paint: Paint = fill_flat,
+    frames: Sequence[int] | None = None,
+) -> Iterator[np.ndarray]:
+    """Film a figure from the knees up: yields uint8 frames [576, 720, 3] (blue, green, red), one after the other.
+
+    paint: what fills each shape, the far ones first. frames: the numbers of the frames to paint; None paints them all.
+    """
     pixels, depth = frame_figure(motion, actor, rng)
     order = np.argsort([depth[joint][:, 0] + nearer for joint, nearer in DEPTH.values()], axis=0, kind="stable").T
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    rims: dict[str, list] = {
-        group: [] for group in DEPTH
-    }  # (points [T, P, 2], colour): the dark outlines, painted first
-    fills: dict[str, list] = {group: [] for group in DEPTH}
-    for group, colour, discs in PARTS:
+    rims: dict[str, list] = {group: [] for group in DEPTH}  # the dark outlines, painted first
+    fills: dict[str, list] = {group: [] for group in DEPTH}  # (points [T, P, 2], colour, number of the part, is a rim)
+    for part, (group, colour, discs) in enumerate(PARTS):
         for shapes, edge, shade in ((rims, 3.0, (25, 22, 20)), (fills, 0.0, actor.colours[colour])):
             radii = [depth[name][:, 1, None, None] * radius * actor.girth + edge for name, radius in discs.items()]
             rings = [pixels[name][:, None] + radius * circle for name, radius in zip(discs, radii, strict=True)]
             sixteenths = np.round(16 * np.concatenate(rings, axis=1)).astype(np.int32)
-            shapes[group].append((sixteenths, shade))
+            shapes[group].append((sixteenths, shade, part, shapes is rims))
     light = np.linspace(1.12, 0.85, HEIGHT)[:, None, None] * np.ones((1, WIDTH, 1))
     wall = np.clip(light * actor.colours["wall"], 0, 255).astype(np.uint8)
     groups = list(DEPTH)
-    for t in range(len(order)):
+    for frame in range(len(order)) if frames is None else frames:
         image = wall.copy()
-        for points, shade in (shape for g in order[t] for shape in rims[groups[g]] + fills[groups[g]]):
-            cv2.fillConvexPoly(image, cv2.convexHull(points[t]), shade, cv2.LINE_AA, shift=4)
+        for points, shade, part, rim in (shape for g in order[frame] for shape in rims[groups[g]] + fills[groups[g]]):
+            paint(image, cv2.convexHull(points[frame]), shade, frame, part, rim)
         yield image
 
 # %% ../../notebooks/workshop/figures.ipynb #e7b94a50
