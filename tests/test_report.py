@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from factories import make_record
 
 from deformlib import __main__
 from deformlib.paper.report import (
@@ -29,8 +30,6 @@ from deformlib.paper.table2 import escape_markdown
 from deformlib.records import ResultsError
 from deformlib.tables import mean_ci
 
-CLASSES = ["calm", "glad"]
-
 
 def record(model: str, split: str, seed: int, right: int, of: int = 20, corpus: str = "toy") -> dict:
     """A whole record of a run with so many right predictions; on warped clips it gets half of them."""
@@ -40,54 +39,20 @@ def record(model: str, split: str, seed: int, right: int, of: int = 20, corpus: 
         kind: [[amount, right / of / (1 if amount == (kind == "scale") else 2)] for amount in amounts]
         for kind, amounts in WARPS.items()
     }
-    return {
+    training = {"optimizer": "adamw", "lr": 0.0015, "weight_decay": 0.05, "batch": 8, "epochs": 8, "epoch_steps": 100}
+    toy = make_record(model, split, seed, right, of)
+    clips = {"clip": [f"{seed}_{clip}.avi" for clip in range(of)], "copy": [-1] * of, "label": label, "predicted": said}
+    return toy | {
         "name": f"classroom-{model}-{split}-{seed}",
-        "experiment": {"corpus": corpus, "model": model, "split": split, "seed": seed, "recipe": "classroom"},
-        "corpus": {
-            "name": corpus,
-            "source": "made up, not GEMEP",
-            "key": corpus,
-            "videos": 50,
-            "classes": CLASSES,
-            "actors": 5,
-            "size": 32,
-        },
-        "split": {
-            "name": split,
-            "seed": seed,
-            "train": 400,
-            "val": of,
-            "held_out": [f"a{seed % 5}"] if split == "by_actor" else None,
-            "copies_in_training": [81, 99] if split == "by_copy" else [0, 0],
-        },
+        "experiment": toy["experiment"] | {"corpus": corpus, "recipe": "classroom"},
+        "corpus": toy["corpus"] | {"name": corpus, "source": "made up, not GEMEP", "key": corpus},
         "parameters": 1234,
         "multiply_adds": 5_000_000,
-        "settings": {
-            "network": {"length": 16, "size": 32},
-            "training": {
-                "optimizer": "adamw",
-                "lr": 0.0015,
-                "weight_decay": 0.05,
-                "batch": 8,
-                "epochs": 8,
-                "epoch_steps": 100,
-            },
-        },
-        "accuracy": right / of,
-        "validation": {
-            "clip": [f"{seed}_{clip}.avi" for clip in range(of)],
-            "frames": [50] * of,
-            "copy": [-1] * of,
-            "label": label,
-            "predicted": said,
-        },
-        "history": [],
+        "settings": {"network": {"length": 16, "size": 32}, "training": training},
+        "validation": toy["validation"] | clips,
         "robustness": warped,
         "seconds": 36.0,
         "device": "CPU, toy",
-        "python": "3.12.1",
-        "versions": {"torch": "2.9.0"},
-        "commit": "0123456789",
     }
 
 
