@@ -1,0 +1,59 @@
+"""Numbers that the prose of one page repeats from another, or from a record: they may not drift apart."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START = ROOT / "notebooks" / "00_start_here.ipynb"
+CHAPTERS = [path for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")) if path != START]
+
+
+def prose(path: Path) -> str:
+    """The Markdown of a notebook."""
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in stored if cell["cell_type"] == "markdown")
+
+
+def printed(path: Path) -> str:
+    """What the cells of a notebook printed."""
+    stored = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in stored if cell["cell_type"] == "code" for output in cell["outputs"]]
+    return "\n".join("".join(output.get("text", "")) for output in outputs)
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_card_tells_reading_and_running_apart(path: Path):
+    """Both on every card; the minutes to read are those of the map in chapter 00, give or take five."""
+    card = re.search(r"^\| minutes \| (.+) \|$", prose(path), re.M)
+    mapped = re.search(rf"^\| \[[^]]*\]\({path.name}\).*\| (\d+) \|$", prose(START), re.M)
+    assert card and mapped
+    to_read = re.search(r"(\d+) to read", card[1])
+    assert to_read and " to run" in card[1], card[1]
+    assert abs(int(to_read[1]) - int(mapped[1])) <= 5
+
+
+def test_the_floor_on_a_gpu_is_one_number():
+    """Fifty epochs at the paper's size: chapter 10 repeats what chapter 11 computes, and both follow from the record
+    of the network's operations and the data sheet of a T4, 65 TFLOP/s.
+    """
+    floor = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["floor"]
+    operations = 50 * (7242 * 3 + 1810) * floor[0]["forward_gflop"] * 1e9
+    minutes = f"{operations / 65e12 / 60:.1f} minutes"
+    training, gpu = (ROOT / "notebooks" / name for name in ("10_training.ipynb", "11_full_gpu_training.ipynb"))
+    assert f"T4, float16, 65 TFLOP/s by data sheet: at least {minutes}" in printed(gpu)
+    assert f"at least {minutes}" in prose(training)
+    assert not re.search(r"FLOP/s measured", printed(gpu)), "no record here holds a rate of a GPU"
+
+
+def test_the_figure_of_cost_shows_its_worst_point():
+    """Chapter 09: the record's point that is furthest above the line lies inside of the axes."""
+    rows = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["scaling"]
+    seconds = {(row["length"], row["size"], row["batch"]): row["seconds"] for row in rows if row["where"] == "cpu"}
+    worst = max(seconds.values()) / seconds[32, 112, 2]
+    said = re.search(
+        r"highest point (\d\.\d\d), below the upper edge: True", printed(START.with_name("09_the_network.ipynb"))
+    )
+    assert said and float(said[1]) == pytest.approx(worst, abs=0.006)
