@@ -15,6 +15,7 @@ from deformlib.paper.table2 import (
     draw_confusion,
     draw_cost,
     draw_table1,
+    held_out_ratio,
     side_by_side,
     sources,
     table1,
@@ -34,6 +35,12 @@ def records() -> list[dict]:
     """Three seeds of plain and deformable under the released code's split."""
     counts = {"plain": (4, 5, 6), "deformable": (5, 7, 6)}
     return [make_record(model, "by_copy", seed, right) for model in counts for seed, right in enumerate(counts[model])]
+
+
+def with_classes(records: list[dict], count: int = 17) -> list[dict]:
+    """The same runs on a corpus of so many classes; the paper's has 17."""
+    classes = [f"class {number}" for number in range(count)]
+    return [run | {"corpus": run["corpus"] | {"classes": classes}} for run in records]
 
 
 @pytest.fixture
@@ -59,12 +66,47 @@ def test_every_name_stands_once_in_one_table():
 def test_table1_keeps_the_papers_numbers_apart(records: list[dict]):
     """They stand in their own column, beside the released code's split and nowhere else."""
     records += [make_record("plain", "by_actor", 0, 2), make_record("deformable", "by_actor", 0, 1)]
-    table = table1(runs_table(records), {"plain": "the plain one"}).set_index(["split", "model"])
+    table = table1(runs_table(with_classes(records)), {"plain": "the plain one"}).set_index(["split", "model"])
     assert table[REPORTED]["by_copy"].round(2).tolist() == [96.38, 98.8, 2.42]
     assert table[REPORTED]["by_actor"].isna().all()
     assert table["accuracy"]["by_copy", "the plain one"] == pytest.approx(50)
     assert table["accuracy"]["by_actor", "difference, in pairs"] == pytest.approx(-10)
     assert table["test clips"]["by_copy", "deformable"] == 30
+
+
+@pytest.mark.parametrize("count", [2, 10, 16, 18])
+def test_the_papers_numbers_stand_beside_no_other_task(rows: list[dict], count: int):
+    """98.8 % of 17 classes says nothing about ten: no column in either table, nor a remark on it."""
+    other = with_classes(rows, count)
+    assert REPORTED not in table1(runs_table(other))
+    assert table2(runs_table(other))[REPORTED].isna().all() and REPORTED not in side_by_side(table2(runs_table(other)))
+    assert not any("98.8" in text or "96.38" in text for text in table_texts(other).values())
+    for some in (with_classes(rows), with_classes(rows) + with_classes(rows, count)):  # beside another corpus, it stays
+        wide = side_by_side(table2(runs_table(some))).set_index("row")
+        assert wide.loc["deformable ConvLSTM", REPORTED] == 98.8
+
+
+def test_clips_under_test_are_counted_for_each_in_training():
+    """50 videos: 10 tested, 40 trained, then 2 and 48; all seeds together. Copies are cut at 80 %."""
+    runs = [make_record("plain", "by_actor", seed, 1, of=tested) for seed, tested in enumerate((10, 2))]
+    assert held_out_ratio(runs, "by_actor") == pytest.approx(12 / 88) and held_out_ratio(runs[:1], "by_actor") == 0.25
+    assert held_out_ratio([make_record("plain", "by_copy", 0, 1, of=2)], "by_copy") == 0.25
+    assert held_out_ratio(runs, "by_clip") == 0.25  # without a record
+
+
+@pytest.mark.parametrize(
+    ("folder", "split", "ratio"),
+    [
+        ("example-claims", "by_actor", 145 / 580),
+        ("example-motion", "by_actor", 188 / 562),
+        ("example-words", "by_actor", 24 / 120),
+        ("example-motion", "by_clip", 29 / 121),
+        ("example-motion", "by_copy", 0.25),
+    ],
+)
+def test_the_ratios_of_the_committed_splits(folder: str, split: str, ratio: float):
+    """Two of ten actors, two of eight, one of six: no factor is good for all."""
+    assert held_out_ratio(load_records(RESULTS / folder), split) == pytest.approx(ratio)
 
 
 def test_the_caption_says_what_the_data_is(records: list[dict]):
@@ -79,13 +121,13 @@ def test_the_caption_says_what_the_data_is(records: list[dict]):
 
 def test_table2_has_every_model_in_order(rows: list[dict]):
     """Ours first, as methods.csv has them, others at the end; the paper's numbers for the paper's rows only."""
-    table = table2(runs_table(rows))
+    table = table2(runs_table(with_classes(rows)))
     assert list(table["row"]) == [titles().get(model, "my own") for model in table["model"]]
     assert list(table["model"]) == ["deformable", "plain", "fdcnn", "mbmic", "mbmic", "steps_even", "my_own"]
     assert table[REPORTED][:5].tolist() == [98.8, 96.38, 95.4, 94.6, 94.6] and table[REPORTED][5:].isna().all()
     assert table["accuracy"].tolist() == pytest.approx([60, 50, 30, 10, 20, 60, 10])
     wide = side_by_side(table).set_index("row")
-    assert wide.loc["MBMIC", "toy, by_copy"] == "20.0 ± 0.0" and wide.loc["MBMIC", "toy, by_actor"] == "10.0"
+    assert wide.loc["MBMIC", "toy, by_copy"] == "20.0 ± 0.0 (3)" and wide.loc["MBMIC", "toy, by_actor"] == "10.0 (1)"
     assert wide.loc["FDCNN (image)", "million multiply-adds"] == 2.5 and np.isnan(
         wide.loc["MBMIC", "million multiply-adds"]
     )
@@ -132,7 +174,7 @@ def test_records_get_the_tables_that_they_allow(
     rows: list[dict], models: tuple[str, ...], base: str | None, tests: int
 ):
     """Table 2 only with other models, its remarks only for rows that are there, Table 1 only with the two networks."""
-    chosen = [run for run in rows if run["experiment"]["model"] in models]
+    chosen = with_classes([run for run in rows if run["experiment"]["model"] in models])
     texts = table_texts(chosen)
     names = {"table1.md", "table1.csv", "table1.tex", "recall.csv"} if "deformable" in models else set()
     assert set(texts) == names | ({"table2.md", "table2.csv", "table2.tex"} if base else set())

@@ -10,6 +10,7 @@ from deformlib.tables import (
     interval_sentence,
     mcnemar,
     mean_ci,
+    nadeau_bengio,
     paired_difference,
     paired_differences,
     paired_tests,
@@ -68,6 +69,41 @@ def test_the_sentence_of_an_interval_says_no_more_than_it_shows(pairs: list[floa
         assert "McNemar" not in text
 
 
+@pytest.mark.parametrize(
+    ("runs", "test", "training", "factor"),
+    [
+        (5, 1, 4, 1.5),
+        (5, 1, 5, 2**0.5),
+        (5, 2, 6, (8 / 3) ** 0.5),
+        (3, 1, 4, 1.75**0.5),
+        (2, 1, 2, 2**0.5),
+        (5, 0, 9, 1),
+    ],
+)
+def test_the_correction_depends_on_runs_and_on_what_is_under_test(runs: int, test: int, training: int, factor: float):
+    """Nadeau and Bengio's variance is that of a mean over runs, times 1 + runs * test / training clips."""
+    assert nadeau_bengio(runs, test / training) == pytest.approx(factor)
+    scores = np.arange(runs) + 10.0  # variance of the mean: (1 / runs + test / training) * s^2
+    s2, t = scores.var(ddof=1), {2: 12.7062, 3: 4.3027, 5: 2.7764}[runs]
+    assert nadeau_bengio(runs, test / training) * mean_ci(scores)[1] == pytest.approx(
+        t * np.sqrt((1 / runs + test / training) * s2), rel=1e-4
+    )
+
+
+def test_a_sentence_is_as_careful_as_its_split_asks():
+    """6.2 points with 5.6 on either side: shown where few clips are under test, not at one for every four in training.
+
+    And three runs at 80/20 are widened by 1.32, not by the 1.5 of five.
+    """
+    pairs = [10, 2, 3, 12, 4]
+    assert interval_sentence(pairs, "ours", ratio=0.02).endswith("a difference is shown.")  # 1.049 * 5.59 = 5.86
+    assert interval_sentence(pairs, "ours", ratio=0.25) == interval_sentence(pairs, "ours")
+    assert "not significant" in interval_sentence(pairs, "ours")
+    three = [8.0, 10.0, 12.0]  # 10 with 4.97 on either side
+    assert interval_sentence(three, "ours", ratio=1 / 3).endswith("a difference is shown.")  # 1.414 * 4.97 = 7.03
+    assert "not significant" in interval_sentence(three, "ours", ratio=1.2)  # 2.145 * 4.97 = 10.7
+
+
 def test_the_sentence_takes_unit_digits_and_a_second_test():
     """As asked; a small p is not written as 0."""
     text = interval_sentence([0.1, 0.12, 0.11], "moved", unit=" pixels", digits=3, p=0.0412)
@@ -93,6 +129,7 @@ def test_a_run_from_changed_files_says_so(records: list[dict]):
         "multiply-adds",
         "seconds",
         "corpus",
+        "classes",
         "commit",
     ]
     assert list(runs) == names

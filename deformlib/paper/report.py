@@ -6,7 +6,7 @@ sentences change when a record changes."""
 # %% auto #0
 __all__ = ['MAIN', 'CLEAN', 'PARTS', 'DEFECTS', 'AGAINST', 'Part', 'runs_of', 'read_studies', 'detectable', 'split_table',
            'comparisons', 'draw_figures', 'significant', 'headlines', 'more_headlines', 'limits', 'repeat_table',
-           'alignment', 'report', 'separation', 'info_sheet', 'write_report']
+           'alignment', 'correction_range', 'report', 'separation', 'info_sheet', 'write_report']
 
 # %% ../../notebooks/workshop/report.ipynb #bc8d99f9
 import json
@@ -41,11 +41,12 @@ from deformlib.paper.table2 import (
     escape_markdown,
     format_mean,
     format_range,
+    held_out_ratio,
     titles,
     to_markdown,
 )
 from ..records import ResultsError, load_records
-from ..tables import NADEAU_BENGIO, interval_sentence, mcnemar, mean_ci, paired_differences, runs_table
+from ..tables import interval_sentence, mcnemar, mean_ci, nadeau_bengio, paired_differences, runs_table
 
 # %% ../../notebooks/workshop/report.ipynb #5f640d2f
 @dataclass(frozen=True)
@@ -163,10 +164,12 @@ def draw_figures(studies: dict[str, list[dict]]) -> dict[str, plt.Figure]:
     return figures
 
 # %% ../../notebooks/workshop/report.ipynb #3a0fd2a4
-def significant(names: Iterable[str], means: Iterable[float], halves: Iterable[float], form: str = ".1f") -> str:
+def significant(
+    names: Iterable[str], means: Iterable[float], halves: Iterable[float], form: str = ".1f", factor: float = 1.5
+) -> str:
     """How many of several 95 % intervals leave out zero, and which; else the one nearest to that.
 
-    Bold are those that still do NADEAU_BENGIO times as wide. form: of the numbers.
+    Bold are those that still do `factor` times as wide (`nadeau_bengio`). form: of the numbers.
     """
     found = {
         f"{escape_markdown(name)} {mean:+{form}} ± {half:{form}}": abs(mean) / half if half else np.inf
@@ -175,14 +178,14 @@ def significant(names: Iterable[str], means: Iterable[float], halves: Iterable[f
     }
     if not found:
         return "not run."
-    shown = [f"**{text}**" if ratio > NADEAU_BENGIO else text for text, ratio in found.items() if ratio > 1]
+    shown = [f"**{text}**" if ratio > factor else text for text, ratio in found.items() if ratio > 1]
     named = "; ".join(shown) if shown else f"the nearest to it is {max(found, key=lambda text: found[text])}"
     return f"{len(shown)} of {len(found)} intervals leave out zero ({0.05 * len(found):.2f} would by chance): {named}."
 
 # %% ../../notebooks/workshop/report.ipynb #cf9e2dbf
 def headlines(studies: dict[str, list[dict]]) -> list[str]:
     """A computed sentence for each question, the paper's claim first; "not run" for a study without records."""
-    claims, splits, gains, leaks = [], [], [], []
+    claims, splits, gains, leaks = [], [], [], []  # gains, leaks: pairs, and how much wider their interval must be
     for part in (part for part in PARTS if part.study in ("leakage", "tasks")):
         if not studies[part.folder]:
             claims.append(f"{part.folder}: not run.")
@@ -190,8 +193,9 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         runs = runs_table(studies[part.folder])
         corpus, level = escape_markdown(runs["corpus"].iloc[0]), 100 / len(studies[part.folder][0]["corpus"]["classes"])
         p = mcnemar(studies[part.folder], "deformable", "plain", CLEAN)[2]
-        gains.append(paired_differences(runs, CLEAN))
-        sentence = interval_sentence(gains[-1], f"deformable minus plain, {CLEAN}", p=p)
+        pairs, ratio = paired_differences(runs, CLEAN), held_out_ratio(studies[part.folder], CLEAN)
+        gains.append((pairs, nadeau_bengio(len(pairs), ratio)))
+        sentence = interval_sentence(pairs, f"deformable minus plain, {CLEAN}", p=p, ratio=ratio)
         clean = runs[(runs["split"] == CLEAN) & runs["model"].isin(COLORS)].groupby("model")["accuracy"].apply(mean_ci)
         if "no difference" in sentence and all(mean - half <= level for mean, half in clean):
             sentence += f" Neither is shown to be above chance level ({level:.1f} %), so this says little."
@@ -199,11 +203,15 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         if part.study == "leakage":  # two splits of a model, as if two models
             swapped = runs.rename(columns={"model": "split", "split": "model"})
             other = "by_clip" if "by_clip" in set(runs["split"]) else CLEAN  # by_clip, only the clips are new
-            leaks.append(paired_differences(swapped, "plain", "by_copy", other))
-            splits.append(f"*The split, {corpus}.* {interval_sentence(leaks[-1], f'plain, by_copy minus {other}')}")
+            pairs = paired_differences(swapped, "plain", "by_copy", other)
+            ratio = max(held_out_ratio(studies[part.folder], split) for split in ("by_copy", other))
+            leaks.append((pairs, nadeau_bengio(len(pairs), ratio)))
+            what = f"plain, by_copy minus {other}"
+            splits.append(f"*The split, {corpus}.* {interval_sentence(pairs, what, ratio=ratio)}")
 
-    def above(found: list[np.ndarray]) -> str:
-        ends = [mean - NADEAU_BENGIO * half for mean, half in (mean_ci(pairs) for pairs in found if len(pairs) > 1)]
+    def above(found: list[tuple[np.ndarray, float]]) -> str:
+        tested = [(*mean_ci(pairs), factor) for pairs, factor in found if len(pairs) > 1]
+        ends = [mean - factor * half for mean, half, factor in tested]
         return f"{sum(end > 0 for end in ends)} of {len(ends)}"
 
     first = f"**Deformable is shown to be better than plain in {above(gains)} comparisons on people never seen.** "
@@ -219,12 +227,15 @@ def more_headlines(records: list[dict]) -> list[str]:
         "accuracy": "deformable minus plain, on changed clips",
         "robustness": "what deformable loses less than plain by the change",
     }
-    lines = [f"*Robustness.* {' '.join(interval_sentence(gains[name], text) for name, text in what.items())}"]
+    ratio = held_out_ratio(records, CLEAN)
+    told = [interval_sentence(gains[name], text, ratio=ratio) for name, text in what.items()]
+    lines = [f"*Robustness.* {' '.join(told)}"]
     for title, base in (("Controls", "plain"), ("Frames and defects", "deformable")):
         table = comparisons(records, base)
         table = table[table["model"] != "deformable"]
         names = table["model"].map(titles())
-        text = significant(names, table[f"minus {base}"], table["difference ci95"])
+        factor = nadeau_bengio(int(table["seeds"].max()) if len(table) else 0, ratio)
+        text = significant(names, table[f"minus {base}"], table["difference ci95"], factor=factor)
         if len(table) and len(p := table.set_index(names)["p (McNemar)"].dropna()):
             corrected = min(1, len(p) * p.min())
             text += f" Clip by clip, the smallest p is that of {escape_markdown(p.idxmin())}, {p.min():.3f}; "
@@ -309,11 +320,21 @@ def alignment(folder: Path) -> str:
     learned = (wide["trained"] - wide["random"]).dropna().groupby(["truth", "layer"])
     means = {f"{truth}, layer {layer}": mean_ci(pairs) for (truth, layer), pairs in learned}
     centres, halves = zip(*means.values(), strict=True)
-    found = significant(means, centres, halves, ".2f")
+    found = significant(means, centres, halves, ".2f", nadeau_bengio(rows["seed"].nunique()))
     return (
         "Correlation of offset magnitude with a clip's own figure and motion, after the mean over clips is taken off, "
         f"trained minus random branches: {found}"
     )
+
+# %% ../../notebooks/workshop/report.ipynb #c72ea940
+def correction_range(studies: dict[str, list[dict]]) -> str:
+    """The smallest and the largest factor of the Nadeau and Bengio correction over corpora and splits, as text."""
+    factors = set()
+    for records in studies.values():
+        for split in {record["experiment"]["split"] for record in records}:
+            seeds = {r["experiment"]["seed"] for r in records if r["experiment"]["split"] == split}
+            factors.add(f"{nadeau_bengio(len(seeds), held_out_ratio(records, split)):.2f}")
+    return " to ".join(sorted({min(factors), max(factors)})) if factors else "none"
 
 # %% ../../notebooks/workshop/report.ipynb #1c0239f7
 def report(folder: str | Path) -> str:
@@ -340,6 +361,7 @@ def report(folder: str | Path) -> str:
         headlines=bullets(headlines(studies)),
         limits=bullets(limits(studies)),
         alignment=alignment(Path(folder)),
+        factors=correction_range(studies),
         table=to_markdown(split_table(studies)),
         hours=sum(record["seconds"] for record in records) / 3600,
         devices="; ".join(sorted({escape_markdown(record["device"]) for record in records})),
