@@ -60,7 +60,7 @@ def paired_difference(runs: pd.DataFrame, split: str) -> tuple[float, float, int
     pairs = paired_differences(runs, split)
     return (*mean_ci(pairs), len(pairs)) if len(pairs) else (float("nan"), float("nan"), 0)
 
-
+# %% ../notebooks/13_results_tables.ipynb #a3368d65
 def nadeau_bengio(runs: int, ratio: float = 0.25) -> float:
     """How much wider intervals must be: sqrt(1 + runs * ratio), ratio = test / training clips (Nadeau, Bengio 2003)."""
     return float(np.sqrt(1 + runs * ratio))
