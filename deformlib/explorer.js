@@ -1,4 +1,5 @@
 // The explorer in the page: hover over a frame and see where networks look. Chapter 14 (notebooks/14_learned_offsets.ipynb) reads it.
+// Its last part shows pairs of frames instead, for notebooks/workshop/align_view.ipynb.
 
 // ---- The arithmetic of deformlib/offsets.py. A point is [y, x, weight]. ----
 
@@ -167,6 +168,46 @@ function element(name, properties = {}, children = []) {
   return made;
 }
 
+const limit = (value, low, high) => Math.min(Math.max(value, low), high);
+
+// A group that can be tabbed to, and whose keys are not JupyterLab's.
+function group(title, children) {
+  const panel = element("div", { className: "deformlib-explorer", tabIndex: 0 }, children);
+  panel.setAttribute("role", "group");
+  panel.setAttribute("aria-label", title || "explorer");
+  for (const part of [panel, ...panel.querySelectorAll("input, select, button")]) {
+    part.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab has shortcuts of its own for these keys
+  }
+  return panel;
+}
+
+// Tell what to do at each key, but where a control has keys of its own.
+function listen(panel, keys) {
+  panel.addEventListener("keydown", (event) => {
+    const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const elsewhere = event.target !== panel && event.target.tagName !== "CANVAS"; // a slider has arrow keys of its own
+    if (!act || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+  });
+}
+
+// Playing: `advance` twice a second while the panel is on the page, `show` after each press of the button.
+function player(panel, advance, show) {
+  let timer = 0;
+  const stop = () => {
+    clearInterval(timer);
+    timer = 0;
+  };
+  const toggle = () => {
+    if (timer) stop();
+    else timer = setInterval(() => (panel.isConnected ? advance() : stop()), 500);
+    show();
+  };
+  return { stop, toggle, label: () => (timer ? "pause" : "play") };
+}
+
 const options = (count) =>
   Array.from({ length: count }, (_, number) => element("option", { value: number, textContent: number + 1 }));
 
@@ -194,17 +235,12 @@ function build(scene) {
     named("time step", parts.slider, parts.said), parts.play, named("layer", parts.layer),
     named("layers deep", parts.depth), named("magnitude", parts.overlay),
   ]);
-  const panel = element("div", { className: "deformlib-explorer", tabIndex: 0 }, [
+  const panel = group(scene.title, [
     element("strong", { textContent: scene.title, className: "title" }),
     controls,
     element("div", { className: "views" }, views.map((view) => view.figure)),
     element("small", { textContent: HELP }),
   ]);
-  panel.setAttribute("role", "group");
-  panel.setAttribute("aria-label", scene.title || "explorer");
-  for (const part of [panel, ...panel.querySelectorAll("input, select, button")]) {
-    part.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab has shortcuts of its own for these keys
-  }
   return { panel, views, ...parts };
 }
 
@@ -212,7 +248,7 @@ function build(scene) {
 function explore(root, scene, state, changed) {
   const { panel, views, slider, said, play, layer, depth, overlay } = build(scene);
   const steps = scene.frames.shape[0], layers = scene.networks[0].layers.length, [rows, columns] = scene.networks[0].map;
-  let timer = 0;
+  const playing = player(panel, () => set({ step: (state.step + 1) % steps }), show);
   root.replaceChildren(panel);
 
   function show() {
@@ -224,7 +260,7 @@ function explore(root, scene, state, changed) {
     const chosen = new Set(scene.networks.flatMap((network) => network.layers[state.layer].steps));
     said.textContent = ` ${state.step} (of 0 to ${steps - 1}; ` +
       `layer ${state.layer + 1} deforms at ${[...chosen].join(", ") || "none"})`;
-    play.textContent = timer ? "pause" : "play";
+    play.textContent = playing.label();
     for (const { network, canvas, caption } of views) {
       caption.textContent = draw(canvas, scene, network, state);
       const place = `${network.name}: position ${state.row}, ${state.column}`;
@@ -233,7 +269,7 @@ function explore(root, scene, state, changed) {
   }
 
   function set(wanted) {
-    const limit = (value, low, high) => Math.min(Math.max(value, low), high), now = { ...state, ...wanted };
+    const now = { ...state, ...wanted };
     now.step = limit(now.step, 0, steps - 1);
     now.layer = limit(now.layer, 0, layers - 1);
     now.depth = limit(now.depth, 1, now.layer + 1);
@@ -244,17 +280,6 @@ function explore(root, scene, state, changed) {
     Object.assign(state, now);
     show();
     changed(fresh);
-  }
-
-  function stop() {
-    clearInterval(timer);
-    timer = 0;
-  }
-
-  function toggle() {
-    if (timer) stop();
-    else timer = setInterval(() => (panel.isConnected ? set({ step: (state.step + 1) % steps }) : stop()), 500);
-    show();
   }
 
   for (const { network, canvas } of views) {
@@ -272,9 +297,9 @@ function explore(root, scene, state, changed) {
   layer.addEventListener("change", () => set({ layer: Number(layer.value) }));
   depth.addEventListener("change", () => set({ depth: Number(depth.value) + 1 }));
   overlay.addEventListener("change", () => set({ overlay: overlay.checked }));
-  play.addEventListener("click", toggle);
+  play.addEventListener("click", playing.toggle);
 
-  const keys = {
+  listen(panel, {
     ArrowUp: () => set({ row: state.row - 1 }),
     ArrowDown: () => set({ row: state.row + 1 }),
     ArrowLeft: () => set({ column: state.column - 1 }),
@@ -286,20 +311,224 @@ function explore(root, scene, state, changed) {
     3: () => set({ depth: 3 }),
     l: () => set({ layer: (state.layer + 1) % layers }),
     m: () => set({ overlay: !state.overlay }),
-    " ": toggle,
-  };
-  panel.addEventListener("keydown", (event) => {
-    const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    const elsewhere = event.target !== panel && event.target.tagName !== "CANVAS"; // a slider has arrow keys of its own
-    if (!act || elsewhere || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    event.stopPropagation();
-    act();
+    " ": playing.toggle,
   });
 
   set({});
   show();
-  return { set, stop };
+  return { set, stop: playing.stop };
+}
+
+// ---- Pairs of frames: a place of frame b, and where taps look for it in frame a ----
+
+const TAPS = "#ff0000", TRUTH = "#32cd32", ORDINARY = "#ffff00"; // as in the films of deformlib/align/view.py
+const PAIR_STATE = ["pair", "row", "column"];
+const PAIR_HELP = "Hover over the left frame, or use the keys: arrows move, page up and down change the pair, space plays.";
+
+// From base64 text to numbers.
+function unpackPairs(scene) {
+  for (const pair of scene.pairs) {
+    pair.taps = new Int8Array(bytes(pair.taps).buffer);
+    pair.truth = new Int16Array(bytes(pair.truth).buffer);
+    pair.part = bytes(pair.part);
+    pair.seen = bytes(pair.seen);
+  }
+  return { ...scene, pixels: bytes(scene.frames.data) };
+}
+
+// Where taps look for a place, as [y, x] in pixels of the frame: Alignment.look in Python; was: null where it is hidden.
+function look(scene, { pair: number, row, column }) {
+  const pair = scene.pairs[number], size = scene.map[0] * scene.map[1], place = row * scene.map[1] + column;
+  const here = [row * scene.stride, column * scene.stride];
+  const plain = scene.weight.map((_, tap) => [here[0] + Math.floor(tap / 3) - 1, here[1] + (tap % 3) - 1]);
+  const taps = plain.map((point, tap) =>
+    point.map((value, axis) => value + pair.unit * pair.taps[(2 * tap + axis) * size + place]));
+  const told = [0, 1].map((axis) => taps.reduce((sum, point, tap) => sum + scene.weight[tap] * point[axis], 0));
+  const truth = [0, 1].map((axis) => here[axis] + pair.truth[axis * size + place] / 128);
+  return { here, plain, taps, told, was: pair.seen[place] ? truth : null, part: scene.parts[pair.part[place]] };
+}
+
+const apart = (one, other) => Math.hypot(one[0] - other[0], one[1] - other[1]);
+
+// What there is to say about a place, under each frame.
+function describe({ here, told, was, part }) {
+  const now = `Frame b: row ${here[0]}, column ${here[1]}, on the ${part}.`;
+  const read = `the learned taps say that it was ${apart(told, here).toFixed(1)} px away.`;
+  if (!was) return [now, `Frame a: what is seen there was hidden; ${read}`];
+  const moved = apart(was, here), still = moved < 0.05 ? "did not move" : `was ${moved.toFixed(1)} px away`;
+  return [now, `Frame a: it ${still}. From its true place, the learned taps look ` +
+    `${apart(told, was).toFixed(1)} px off, the ordinary ones ${moved.toFixed(1)} px.`];
+}
+
+// One frame of the film as a picture, at the size in which it came.
+function filmFrame(scene, number) {
+  const [, height, width] = scene.frames.shape;
+  return picture(width, height, (place) => {
+    const value = scene.pixels[number * height * width + place];
+    return [value, value, value, 255];
+  });
+}
+
+function drawDots(context, points, fill) {
+  context.fillStyle = fill;
+  context.strokeStyle = "rgba(0, 0, 0, 0.6)";
+  context.lineWidth = 0.75;
+  for (const point of points) {
+    context.beginPath();
+    context.arc(...point, 2.5, 0, 2 * Math.PI);
+    context.fill();
+    context.stroke();
+  }
+}
+
+function drawLines(context, lines, stroke, width) {
+  context.strokeStyle = stroke;
+  context.lineWidth = width;
+  for (const line of lines) {
+    context.beginPath();
+    line.forEach((point, number) => (number ? context.lineTo(...point) : context.moveTo(...point)));
+    context.stroke();
+  }
+}
+
+// An arrow's shaft and head, as lines; none where it would be shorter than its head.
+function arrow([x, y], [toX, toY]) {
+  const angle = Math.atan2(toY - y, toX - x), ends = [-0.5, 0.5].map((turn) => angle + turn);
+  if (Math.hypot(toX - x, toY - y) < 10) return [];
+  const [left, right] = ends.map((end) => [toX - 10 * Math.cos(end), toY - 10 * Math.sin(end)]);
+  return [[[x, y], [toX, toY]], [left, [toX, toY], right]];
+}
+
+// In a: ordinary taps, the true place, the motion read from the learned taps, and these. at: from [y, x] to the canvas.
+function drawFound(context, found, at) {
+  drawDots(context, found.plain.map(at), ORDINARY);
+  if (found.was) {
+    const [x, y] = at(found.was), cross = [-9, 9].map((arm) => [[x - 9, y - arm], [x + 9, y + arm]]);
+    drawLines(context, cross, "black", 5);
+    drawLines(context, cross, TRUTH, 3);
+  }
+  drawLines(context, arrow(at(found.here), at(found.told)), TAPS, 2);
+  drawDots(context, found.taps.map(at), TAPS);
+}
+
+// What is around the place in a, enlarged, in the upper corner that is farther from it.
+function drawLens(canvas, frame, scene, found) {
+  const context = canvas.getContext("2d"), side = 0.36 * canvas.width, reach = 11, scale = frame.width / scene.side;
+  const middle = [0, 1].map((axis) =>
+    limit((found.here[axis] + found.told[axis]) / 2, reach - 0.5, scene.side - reach - 0.5));
+  const left = found.here[1] < scene.side / 2 ? canvas.width - side : 0, zoom = side / (2 * reach);
+  const from = middle.map((value) => (value + 0.5 - reach) * scale);
+  context.save();
+  context.beginPath();
+  context.rect(left, 0, side, side);
+  context.clip();
+  context.drawImage(frame, from[1], from[0], 2 * reach * scale, 2 * reach * scale, left, 0, side, side);
+  drawFound(context, found, ([y, x]) => [left + (x - middle[1] + reach) * zoom, (y - middle[0] + reach) * zoom]);
+  context.restore();
+  context.strokeStyle = "white";
+  context.lineWidth = 2;
+  context.strokeRect(left + 1, 1, side - 2, side - 2);
+}
+
+// Both canvases: the place in b; in a where taps look for it. Returns what to say under each.
+function drawPair([b, a], scene, state) {
+  const found = look(scene, state), pair = scene.pairs[state.pair], zoom = a.width / scene.side;
+  const at = ([y, x]) => [(x + 0.5) * zoom, (y + 0.5) * zoom], [contextB, contextA] = [b, a].map((each) => each.getContext("2d"));
+  contextB.drawImage(filmFrame(scene, pair.b), 0, 0, b.width, b.height);
+  contextB.strokeStyle = POSITION;
+  contextB.lineWidth = 3;
+  contextB.beginPath();
+  contextB.arc(...at(found.here), 9, 0, 2 * Math.PI);
+  contextB.stroke();
+  const frame = filmFrame(scene, pair.a);
+  contextA.drawImage(frame, 0, 0, a.width, a.height);
+  drawFound(contextA, found, at);
+  drawLens(a, frame, scene, found);
+  a.look = found;
+  return describe(found);
+}
+
+// A dot or a cross, and what it stands for.
+const legend = (mark, colour, text) => element("span", {}, [
+  element("b", { textContent: mark, style: `color: ${colour}; -webkit-text-stroke: 0.5px black` }), ` ${text}`,
+]);
+
+// All that is seen and touched, before anything happens to it.
+function buildPairs(scene) {
+  const names = ["frame b: point at a place", `frame a, ${scene.milliseconds} ms before: where was it?`];
+  const views = names.map((name) => {
+    const canvas = element("canvas", { width: 440, height: 440 }), caption = element("figcaption");
+    canvas.setAttribute("role", "img");
+    const figure = element("figure", {}, [element("strong", { textContent: name }), canvas, caption]);
+    return { name, canvas, caption, figure };
+  });
+  const slider = element("input", { type: "range", min: 0, max: scene.pairs.length - 1 });
+  const said = element("output"), play = element("button", { type: "button" });
+  const panel = group(scene.title, [
+    element("strong", { textContent: scene.title, className: "title" }),
+    element("div", { className: "controls" }, [element("label", {}, ["pair of frames ", slider, said]), play]),
+    element("div", { className: "views" }, views.map((view) => view.figure)),
+    element("div", { className: "controls" }, [
+      legend("●", TAPS, "learned taps, and the motion read from them"),
+      legend("●", ORDINARY, "ordinary taps: the same place"),
+      legend("✕", TRUTH, "where it truly was"),
+    ]),
+    element("small", { textContent: PAIR_HELP }),
+  ]);
+  return { panel, views, slider, said, play };
+}
+
+// The explorer of pairs in `root`; state, changed and set as in `explore`.
+function explorePairs(root, scene, state, changed) {
+  const { panel, views, slider, said, play } = buildPairs(scene), count = scene.pairs.length;
+  const playing = player(panel, () => set({ pair: (state.pair + 1) % count }), show);
+  root.replaceChildren(panel);
+
+  function show() {
+    slider.value = state.pair;
+    said.textContent = ` ${state.pair + 1} of ${count}`;
+    play.textContent = playing.label();
+    const words = drawPair(views.map((view) => view.canvas), scene, state);
+    views.forEach(({ canvas, caption }, number) => {
+      caption.textContent = words[number];
+      canvas.setAttribute("aria-label", words[number]);
+    });
+  }
+
+  function set(wanted) {
+    const now = { ...state, ...wanted };
+    now.pair = limit(now.pair, 0, count - 1);
+    now.row = limit(now.row, 0, scene.map[0] - 1);
+    now.column = limit(now.column, 0, scene.map[1] - 1);
+    const fresh = Object.keys(now).filter((key) => now[key] !== state[key]);
+    if (!fresh.length) return;
+    Object.assign(state, now);
+    show();
+    changed(fresh);
+  }
+
+  const hover = (event) => {
+    const box = event.target.getBoundingClientRect(), zoom = box.width / scene.side;
+    const [row, column] = [event.clientY - box.top, event.clientX - box.left].map((place) =>
+      Math.round((place / zoom - 0.5) / scene.stride));
+    set({ row, column });
+  };
+  for (const kind of ["pointermove", "pointerdown"]) views[0].canvas.addEventListener(kind, hover);
+  slider.addEventListener("input", () => set({ pair: Number(slider.value) }));
+  play.addEventListener("click", playing.toggle);
+  listen(panel, {
+    ArrowUp: () => set({ row: state.row - 1 }),
+    ArrowDown: () => set({ row: state.row + 1 }),
+    ArrowLeft: () => set({ column: state.column - 1 }),
+    ArrowRight: () => set({ column: state.column + 1 }),
+    PageUp: () => set({ pair: state.pair - 1 }),
+    PageDown: () => set({ pair: state.pair + 1 }),
+    " ": playing.toggle,
+  });
+
+  set({});
+  show();
+  return { set, stop: playing.stop };
 }
 
 // ---- The widget: what the page and Python share ----
@@ -307,17 +536,18 @@ function explore(root, scene, state, changed) {
 const STATE = ["step", "layer", "depth", "row", "column", "overlay"];
 
 function render({ model, el }) {
-  const values = () => Object.fromEntries(STATE.map((key) => [key, model.get(key)])), state = values();
-  const scene = unpack(structuredClone(model.get("scene")));
-  const { set, stop } = explore(el, scene, state, (fresh) => {
+  const scene = structuredClone(model.get("scene")), keys = scene.pairs ? PAIR_STATE : STATE;
+  const values = () => Object.fromEntries(keys.map((key) => [key, model.get(key)])), state = values();
+  const [begin, ready] = scene.pairs ? [explorePairs, unpackPairs] : [explore, unpack];
+  const { set, stop } = begin(el, ready(scene), state, (fresh) => {
     fresh.forEach((key) => model.set(key, state[key]));
     model.save_changes();
   });
   const follow = () => set(values());
-  STATE.forEach((key) => model.on(`change:${key}`, follow));
+  keys.forEach((key) => model.on(`change:${key}`, follow));
   return () => {
     stop();
-    STATE.forEach((key) => model.off(`change:${key}`, follow));
+    keys.forEach((key) => model.off(`change:${key}`, follow));
   };
 }
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from build_site import EXPLORER, ROOT, SiteError, build, formula
+from build_site import EXPLORER, FOLLOW, ROOT, SiteError, build, formula
 from exercises import answers_of, books, exercises
 
 
@@ -31,10 +31,11 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole site but for the explorer, which has tests of its own."""
+    """The whole site but for the explorers, which have tests of their own."""
     folder = tmp_path_factory.mktemp("web") / "a site"
     build(folder)
-    (folder / EXPLORER).write_text("<h1>The explorer</h1>")
+    for name in (EXPLORER, FOLLOW):
+        (folder / name).write_text("<h1>An explorer</h1>")
     return folder
 
 
@@ -62,6 +63,17 @@ def test_every_chapter_is_there_with_its_answers_and_pictures(site: Path):
         assert inside == book.read_text(encoding="utf-8").count('"image/png":'), f"{book.stem}: a picture is missing"
         assert len(page.pictures) >= inside and all(page.pictures), f"{book.stem}: a picture without words"
     assert "<details" in (site / "notebooks" / "answers" / "06_deformable_convolution.html").read_text()
+
+
+def test_the_front_page_opens_with_the_film_and_leads_to_its_explorer(site: Path):
+    text = (site / "index.html").read_text()
+    film = text.index("results/gallery/follow.gif")
+    assert (
+        film < text.index("<h2")
+        and f'href="{FOLLOW}"' in text[film:]
+        and (site / "results/gallery/follow.gif").is_file()
+    )
+    assert film < text.index("results/gallery/points.png")
 
 
 def test_formulas_are_pictures_named_by_their_tex(site: Path):

@@ -23,7 +23,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).parent.parent.parent
-EXPLORER = "explorer.html"
+EXPLORER, FOLLOW = "explorer.html", "follow.html"
+# On the index, below the film:
+TRY = f'<p><a href="{FOLLOW}">Point at a place yourself: the explorer of this film</a></p>'
 # What matplotlib does not know, in its own words.
 SPELLED = [
     (r"\\tfrac", r"\\frac"),
@@ -65,7 +67,8 @@ PAGE = """\
 <link rel="stylesheet" href="{home}style.css">
 </head>
 <body>
-<nav><a href="{home}index.html">All chapters</a><a href="{home}{explorer}">The explorer</a>{answers}</nav>
+<nav><a href="{home}index.html">All chapters</a><a href="{home}{follow}">Taps that follow</a>\
+<a href="{home}{explorer}">The explorer</a>{answers}</nav>
 <main>
 {body}
 </main>
@@ -203,6 +206,7 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
             return f'{found[1]}="{os.path.relpath(address(wanted), address(path).parent)}{mark}{place}"'
 
         body = re.sub(r'\b(href|src)="([^"]*)"', follow, contents(path))
+        body = body.replace("<!-- end of film -->", TRY)
         title = re.sub(r"<.*?>|&#182;|¶", "", (re.search(r"<h1.*?</h1>", body, re.DOTALL) or [path.stem])[0])
         part = "workshop_" if path.parent.name == "workshop" else ""
         answers = root / "notebooks" / "answers" / f"{part}{path.stem}.md"
@@ -212,15 +216,17 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
             more = f'<a href="{os.path.relpath(address(answers), path.parent)}">Answers to the exercises</a>'
         home = os.path.relpath(root, address(path).parent) + "/"
         target.write_text(
-            PAGE.format(title=title, home=home, explorer=EXPLORER, answers=more, body=body), encoding="utf-8"
+            PAGE.format(title=title, home=home, follow=FOLLOW, explorer=EXPLORER, answers=more, body=body),
+            encoding="utf-8",
         )
     return list(made.values())
 
 
 def main() -> None:
     """Build beside the old site and take its place, so that a broken build leaves the old one."""
-    from gallery import load  # the example networks and a clip, as in the README's pictures
+    from gallery import ALIGN, SOMEONE, load  # the example networks and clips, as in the README's pictures
 
+    from deformlib.align.view import AlignExplorer, example
     from deformlib.explorer import Explorer, trace_clip
 
     site = ROOT / "site"
@@ -233,6 +239,7 @@ def main() -> None:
             "Joy, by an actor the networks never saw (not GEMEP)",
         )
         Explorer(looks, title, step=step, layer=2, depth=3).export_html(Path(beside) / "site" / EXPLORER)
+        AlignExplorer(example(ALIGN), SOMEONE).export_html(Path(beside) / "site" / FOLLOW)
         shutil.rmtree(site, ignore_errors=True)
         (Path(beside) / "site").rename(site)
     weight = sum(file.stat().st_size for file in site.rglob("*") if file.is_file())

@@ -16,21 +16,23 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
+from deformlib.align.view import AlignExplorer, example, save_pair_film
 from deformlib.explorer import ClipTrace, Explorer, trace_clip
 from deformlib.files import atomic_write
 from deformlib.make.animation import save_film
 from deformlib.make.figures import plan_corpus
 from deformlib.make.films import make_corpus
 from deformlib.network import VideoNet, load_network
-from deformlib.offsets import base_points, offset_magnitude, point_weights, sampling_points
+from deformlib.offsets import base_points, point_weights, sampling_points
 from deformlib.paper.measures import receptive_field
 from deformlib.records import load_records
 from deformlib.tables import mean_ci, paired_difference, runs_table
 from deformlib.video import read_clip
-from deformlib.views import POINT, draw_direction, draw_frame, draw_magnitude, draw_map, draw_points, draw_quiver
+from deformlib.views import POINT, draw_frame, draw_map, draw_points
 
 ROOT = Path(__file__).parents[2]
 RUNS, GALLERY = ROOT / "results" / "example-classroom", ROOT / "results" / "gallery"
+ALIGN, SOMEONE = ROOT / "results" / "align", "Someone the network never saw (not GEMEP)"
 TABLE = {"procedural": "example-claims", "motion capture": "example-motion"}  # whose records README's table shows
 PLAIN = "#bbbbbb"  # the points of a plain network, beside those of a deformable one
 
@@ -90,11 +92,26 @@ def draw(seen: ClipTrace, step: int, depth: int, place: tuple[int, int], ax: plt
     )
 
 
-def screenshot(explorer: Explorer) -> None:
-    """The explorer as a page shows it."""
+def follow() -> str:
+    """The film that opens README and chapter 00: every second pair as a GIF, all as an MP4; returns what it shows."""
+    alignment = example(ALIGN, 288)
+    save_pair_film(alignment, GALLERY / "follow.gif", fps=2.5, every=2)
+    save_pair_film(alignment, GALLERY / "follow.mp4")
+    learned, ordinary = alignment.distances().mean(0)
+    return (
+        "Somebody the network never saw swings both arms. Left, frame b and places on hands, elbows and head; in the "
+        "middle, the frame 160 ms before: the nine taps of an ordinary kernel stay at the same places and miss the "
+        "hands. Right, the same frame: the nine taps of a deformable kernel, red, look where each place truly was, the "
+        f"green crosses. Over all {len(alignment)} pairs ordinary taps are {ordinary:.1f} of 96 pixels off, learned "
+        f"ones {learned:.1f}"
+    )
+
+
+def screenshot(explorer: Explorer | AlignExplorer, name: str) -> None:
+    """An explorer as a page shows it."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None or importlib.util.find_spec("playwright") is None:
-        print("explorer.png stays as it is: Chromium and playwright are needed for a new one.")
+        print(f"{name} stays as it is: Chromium and playwright are needed for a new one.")
         return
     from playwright.sync_api import sync_playwright
 
@@ -103,7 +120,7 @@ def screenshot(explorer: Explorer) -> None:
         with play.chromium.launch(executable_path=program, args=["--no-sandbox"]) as chromium:
             page = chromium.new_page(viewport={"width": 960, "height": 700})
             page.goto(path.as_uri())
-            with atomic_write(GALLERY / "explorer.png") as beside:
+            with atomic_write(GALLERY / name) as beside:
                 page.locator(".deformlib-explorer").screenshot(path=beside)
 
 
@@ -145,18 +162,6 @@ def main() -> None:
         f"{distances} pixels from where they would be without offsets"
     )
 
-    (field,) = seen.stack(step, 0)
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), layout="constrained")
-    draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.to_input)
-    draw_magnitude(field.offset, axes[1], field.to_input)
-    draw_direction(field.offset, axes[2], field.to_input)
-    save("field.png", figure)
-    sizes = offset_magnitude(field.offset)
-    texts["field.png"] = (
-        f"The whole field of the first layer at step {step}: mean offsets as arrows, magnitude "
-        f"(mean {sizes.mean():.2f}, largest {sizes.max():.2f} map pixels), and direction"
-    )
-
     figure, axes = plt.subplots(2, 3, figsize=(6.5, 4.6), layout="constrained")
     for row, (name, trace) in zip(axes, traces.items(), strict=True):
         for at, ax in zip(config.deform_steps[0], row, strict=True):
@@ -187,13 +192,19 @@ def main() -> None:
         f"and the deformable network share {100 * shared:.0f} %, however different their dots"
     )
 
-    screenshot(Explorer(traces, "Joy, by an actor the networks never saw (not GEMEP)", step=step, layer=2, depth=3))
+    title = "Joy, by an actor the networks never saw (not GEMEP)"
+    screenshot(Explorer(traces, title, step=step, layer=2, depth=3), "explorer.png")
     texts["explorer.png"] = (
         "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
     )
 
+    screenshot(AlignExplorer(example(ALIGN), SOMEONE), "follow_explorer.png")
+    texts["follow_explorer.png"] = (
+        "The explorer of chapter 00: point at a place of one frame, and see where taps look for it in the frame before"
+    )
+    texts["follow.gif"] = follow()
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
-    blocks = {"film": pictures.pop("offsets.gif"), "results": results(), "gallery": "\n".join(pictures.values())}
+    blocks = {"film": pictures.pop("follow.gif"), "results": results(), "gallery": "\n".join(pictures.values())}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, block in blocks.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
