@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
@@ -220,20 +219,6 @@ def test_the_file_is_one_file_and_its_labels_are_harmless(explorer, tmp_path):
     assert not re.search(r"(https?:)?//[a-z0-9]+\.", page) and "import " not in page and "fetch(" not in page
     assert page.count("</script>") == 2 and "<img" not in page and "<b>" not in page
     assert "default-src 'none'" in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Chromium, driven by Playwright; tests that need it say why they are skipped."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with (
-        api.sync_playwright() as play,
-        play.chromium.launch(executable_path=program, args=["--no-sandbox"]) as chromium,
-    ):
-        yield chromium
 
 
 @pytest.fixture
