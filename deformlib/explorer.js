@@ -539,11 +539,14 @@ function render({ model, el }) {
   const scene = structuredClone(model.get("scene")), keys = scene.pairs ? PAIR_STATE : STATE;
   const values = () => Object.fromEntries(keys.map((key) => [key, model.get(key)])), state = values();
   const [begin, ready] = scene.pairs ? [explorePairs, unpackPairs] : [explore, unpack];
+  let telling = false; // the model answers each set with its change, before the next one is set
   const { set, stop } = begin(el, ready(scene), state, (fresh) => {
+    telling = true;
     fresh.forEach((key) => model.set(key, state[key]));
+    telling = false;
     model.save_changes();
   });
-  const follow = () => set(values());
+  const follow = () => telling || set(values());
   keys.forEach((key) => model.on(`change:${key}`, follow));
   return () => {
     stop();

@@ -29,6 +29,7 @@ from deformlib.align.view import (
     save_pair_film,
     sharp_frames,
 )
+from deformlib.explorer import SCRIPT
 from deformlib.make.figures import JOINTS, plan_corpus
 from deformlib.make.pairs import WALL, film_pairs, true_flow
 from deformlib.views import POSITION
@@ -293,3 +294,35 @@ def test_keys_and_controls(page, explorer: AlignExplorer):
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     assert said.inner_text().strip() == "2 of 10" and here() == row
+
+
+MODEL = """
+const values = JSON.parse(document.querySelector("#values").textContent), told = {};
+window.model = {
+  get: (key) => values[key],
+  set(key, value) {
+    if (values[key] === value) return;
+    values[key] = value;
+    (told[`change:${key}`] ?? []).forEach((each) => each());
+  },
+  save_changes() {},
+  on: (name, each) => (told[name] ??= []).push(each),
+  off() {},
+};
+render({ model, el: document.querySelector("main") });
+"""
+
+
+def test_a_model_that_answers_each_change_loses_none(browser, explorer: AlignExplorer):
+    """As in Jupyter: a jump of the mouse changes row and column, and the model tells of one before it has the other."""
+    values = {key: getattr(explorer, key) for key in ("scene", "pair", "row", "column")}
+    text = json.dumps(values | {"scene": explorer.scene | {"title": ""}})
+    page = browser.new_page(viewport={"width": 1000, "height": 760})
+    parts = f'<main></main><script id="values" type="application/json">{text}</script>'
+    page.set_content(f'{parts}<script type="module">{SCRIPT}{MODEL}</script>')
+    page.wait_for_selector("canvas")
+    assert go(page, 3, 20, 31)["here"] == [40, 62]
+    assert page.evaluate("['pair', 'row', 'column'].map((key) => model.get(key))") == [3, 20, 31]
+    page.evaluate("model.set('row', 7)")
+    assert page.locator("canvas").last.evaluate("canvas => canvas.look.here") == [14, 62]
+    page.close()

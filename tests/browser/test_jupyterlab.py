@@ -1,4 +1,4 @@
-"""Chapters 00, 07 and 14 in a real JupyterLab: run whole, then every control of the explorer by mouse and by keyboard.
+"""Chapters 00, 07 and 14 in a real JupyterLab: run whole, then every control of their explorers by mouse and keyboard.
 
 Python is asked after each. A few minutes, since chapter 00 trains a network; skipped without a browser.
 SCREENSHOTS=folder keeps pictures to look at. Works with ipywidgets 8 and, as on Colab, 7.
@@ -41,16 +41,22 @@ names = ("step", "layer", "depth", "row", "column", "overlay")
 print("state", json.dumps({name: getattr(explorer, name) for name in names}
     | {"points": explorer.points("deformable").tolist()}))"""
 
+ASK_PAIR = """import json
+names = ("pair", "row", "column")
+state = {name: getattr(explorer, name) for name in names}
+print("state", json.dumps(state | {"told": explorer.look().told[0].tolist()}))"""
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A JupyterLab of its own, in a folder with the chapters, of which 14 has one cell more; gives its address."""
+    """A JupyterLab of its own, in a folder with the chapters, one cell more in 00 and 14; gives its address."""
     home, root = tmp_path_factory.mktemp("settings"), tmp_path_factory.mktemp("root")
     for name, text in SETTINGS.items():
         path = home / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    shutil.copytree(ROOT / "results" / "example-classroom", root / "results" / "example-classroom")
+    for name in ("example-classroom", "align", "gallery"):
+        shutil.copytree(ROOT / "results" / name, root / "results" / name)
     (root / "notebooks").mkdir()
     for name in CHAPTERS:
         notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
@@ -58,8 +64,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cell.pop("outputs", None)
             if cell.cell_type == "code":
                 cell.update(outputs=[], execution_count=None)
-        if name == CHAPTERS[2]:
-            notebook.cells.append(nbformat.v4.new_code_cell(ASK))
+        if name in (CHAPTERS[0], CHAPTERS[2]):
+            notebook.cells.append(nbformat.v4.new_code_cell(ASK if name == CHAPTERS[2] else ASK_PAIR))
         nbformat.write(notebook, root / "notebooks" / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -120,10 +126,42 @@ def keep(page, name: str) -> None:
         page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / f"{name}.png")
 
 
-def test_chapter_00_runs_whole(browser, lab: str):
+def test_chapter_00_runs_whole_its_film_plays_and_its_explorer_is_used(browser, lab: str):
     page = run_whole(browser, lab, CHAPTERS[0])
-    page.locator("img").last.scroll_into_view_if_needed()
-    keep(page, "00")
+    film, panel = page.locator("video"), page.locator(".deformlib-explorer")
+    film.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('video').currentTime > 0")
+    assert film.evaluate("video => [video.videoWidth, video.videoHeight]") == [840, 330]
+    assert film.get_attribute("aria-label")
+    keep(page, "00-film")
+    api.expect(panel).to_be_visible(timeout=30_000)
+    panel.scroll_into_view_if_needed()
+    left, right = panel.locator("canvas").first, panel.locator("canvas").last
+
+    def python() -> dict:
+        """What Python says, and whether it looks where the page looks."""
+        page.locator(".jp-Notebook-cell").last.locator(".cm-content").click()
+        page.evaluate("async () => { await window.jupyterapp.commands.execute('notebook:run-cell') }")
+        (text,) = [output["text"] for output in page.evaluate(CELLS)[-1]["outputs"]]
+        state = json.loads("".join(text).removeprefix("state "))
+        assert right.evaluate("canvas => canvas.look.told") == pytest.approx(state.pop("told"), abs=0.1)
+        panel.scroll_into_view_if_needed()
+        return state
+
+    assert python() == {"pair": 8, "row": 37, "column": 13}
+    left.hover(position={"x": 200, "y": 100})
+    hovered = python()
+    assert hovered == {"pair": 8} | {
+        key: round((place * 96 / 440 - 0.5) / 2) for key, place in (("row", 100), ("column", 200))
+    }
+    keep(page, "00-mouse")
+    panel.focus()
+    for key in ("ArrowDown", "ArrowRight", "PageUp", "PageUp"):  # JupyterLab has shortcuts of its own for these
+        page.keyboard.press(key)
+    assert python() == {"pair": 6, "row": hovered["row"] + 1, "column": hovered["column"] + 1}
+    panel.locator("input[type=range]").fill("9")
+    assert python()["pair"] == 9
+    keep(page, "00-keyboard")
     page.close()
 
 
