@@ -93,8 +93,10 @@ RECIPES = {
         copies=LIGHT,
         reorder=True,
     ),
-    "paper": Recipe(preset("paper"), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
-    "released": Recipe(released_config(), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
+    "paper": Recipe(preset("paper"), RELEASED_TRAINING, "a GPU, not timed yet (chapter 11 has a floor); a CPU, days"),
+    "released": Recipe(
+        released_config(), RELEASED_TRAINING, "a GPU, not timed yet (chapter 11 has a floor); a CPU, days"
+    ),
     "card": Recipe(
         preset("paper"),
         replace(RELEASED_TRAINING, batch=16, lr=3e-4, compile=True),
