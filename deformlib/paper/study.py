@@ -396,7 +396,7 @@ STUDIES = {
     "large_splits": Study("And where people or clips were met before?", BOTH, ("by_clip", "by_copy"), "large", 10),
     "large_controls": Study("If better: from what? If not: what would have been?", tuple(CONTROLS), recipe="large"),
     "tasks": Study("Does deformation help on other tasks?", BOTH, recipe="classroom"),
-    "narrow": Study("Two networks whose maps are large enough to look at", BOTH, recipe="narrow", seeds=1),
+    "narrow": Study("Does deformation help on maps that are large enough to look at?", BOTH, recipe="narrow"),
 }
 
 # %% ../../notebooks/workshop/study.ipynb #ca8d772c
