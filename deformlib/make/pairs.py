@@ -99,7 +99,9 @@ class Clothes:
     """What `render` paints with: flat colours or checks; it also notes which part each pixel of the frame shows."""
 
     def __init__(self, actor: Actor, maps: np.ndarray, lengths: np.ndarray, checks: bool) -> None:
-        wardrobe = zlib.crc32(repr(sorted(actor.colours.items())).encode())  # an actor wears the same in all clips
+        # an actor wears the same in all clips, on all processors: the last digits of the colours differ between them
+        colours = sorted((name, np.rint(colour).tolist()) for name, colour in actor.colours.items())
+        wardrobe = zlib.crc32(repr(colours).encode())
         worn = [number for number, part in enumerate(PARTS) if part.colour in ("shirt", "trousers", "sleeves")]
         self.pieces = {number: cloth(lengths[number], [wardrobe, number]) for number in worn if checks}
         self.maps, self.frame = maps, -1
