@@ -65,7 +65,7 @@ class Recipe:
     copies: tuple[int, ...] | None = None
     reorder: bool = False
 
-
+# %% ../../notebooks/workshop/study.ipynb #af3b4856
 LIGHT = (*range(25, 44), *range(89, 110))  # copies turned by at most 9 degrees, or 20 % darker or brighter at most
 
 RECIPES = {
