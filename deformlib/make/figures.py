@@ -380,13 +380,16 @@ class ClipPlan:
     seed: int
 
 # %% ../../notebooks/workshop/figures.ipynb #c00a1564
-def plan_corpus(seed: int = 0) -> list[ClipPlan]:
-    """The 145 clips of corpus `seed`: 12 emotions by 10 actors and 5 by 5, of 20 to 199 frames."""
+def plan_corpus(seed: int = 0, cast: int = 10) -> list[ClipPlan]:
+    """The 145 clips of corpus `seed`: 12 emotions by 10 actors and 5 by 5, of 20 to 199 frames.
+
+    cast: another number of actors; half of them play those of `HALF`. The first ten are the same people at any number.
+    """
     rng = np.random.default_rng([seed, 0])
     plan: list[ClipPlan] = []
     for code, emotion in EMOTIONS.items():
         acts = [index for index, act in enumerate(ACTS) if act.emotion == emotion]
-        actors = np.sort(rng.permutation(10)[: 5 if code in HALF else 10]) + 1
+        actors = np.sort(rng.permutation(cast)[: cast // 2 if code in HALF else cast]) + 1
         for actor, pick in zip(actors.tolist(), rng.permutation(len(actors)) % len(acts), strict=True):
             n_frames = int(rng.integers(20, 32) if rng.random() < 0.08 else rng.triangular(32, 95, 200))
             name = f"{len(plan) + 1:03d}{code}_a{actor:02d}_s{seed}.avi"

@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[2] / "results" / "example-classroom"
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="videos or BVH files, made if it is the default one")]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="tiny, classroom, paper, released or card", show_default="the study's own")
+    str | None, typer.Option(help="tiny, classroom, narrow, paper, released or card", show_default="the study's own")
 ]
 SeedsOption = Annotated[
     int | None, typer.Option(min=1, help="runs of each kind, from 1 up", show_default="the study's own")
@@ -96,6 +96,7 @@ def make(
     motion: Annotated[Path | None, typer.Option(help="a folder of BVH files with a manifest.csv, to render")] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="two corpora: FOLDER/words and FOLDER/styles")] = False,
     seed: Annotated[int, typer.Option(help="of the procedural videos")] = 0,
+    cast: Annotated[int, typer.Option(min=2, help="actors of the procedural videos")] = 10,
 ) -> None:
     """Make the procedural corpus, two of gestures, or render motion capture."""
     if motion and tasks:
@@ -110,9 +111,10 @@ def make(
         folder = folder or Path("data/tasks")
         film_tasks(folder, seed=seed)
     else:
+        from ..make.figures import plan_corpus
         from ..make.films import make_corpus
 
-        folder = make_corpus(folder or DEFAULT_CORPUS, seed=seed)
+        folder = make_corpus(folder or DEFAULT_CORPUS, plan_corpus(seed, cast))
     print(f"the videos and manifest.csv are in {folder}")
 
 
@@ -166,7 +168,7 @@ def inspect(
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="classroom, table1, table2, leakage, frames, robustness, cores, defects or tasks"),
+        typer.Argument(help="classroom, table1, table2, leakage, frames, robustness, cores, defects, tasks or narrow"),
     ],
     models: Annotated[
         list[str] | None,

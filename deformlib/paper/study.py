@@ -72,6 +72,11 @@ RECIPES = {
         TrainConfig(epochs=8, epoch_steps=100, batch=8),
         "one CPU core and 1 GB, one to two minutes",
     ),
+    "narrow": Recipe(
+        replace(preset("classroom"), size=112, conv3d=(8, 16, 32)),
+        TrainConfig(epochs=8, epoch_steps=200, batch=8),
+        "one CPU core and 2 GB, about half an hour",
+    ),
     "paper": Recipe(preset("paper"), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
     "released": Recipe(released_config(), RELEASED_TRAINING, "a GPU, an hour or more by computation; a CPU, days"),
     "card": Recipe(
@@ -358,6 +363,7 @@ STUDIES = {
         "What does each defect of the released code do?", ("deformable", *(f"defect_{name}" for name in DEFECTS))
     ),
     "tasks": Study("Does deformation help on other tasks?", BOTH, recipe="classroom"),
+    "narrow": Study("Two networks whose maps are large enough to look at", BOTH, recipe="narrow", seeds=1),
 }
 
 # %% ../../notebooks/workshop/study.ipynb #ca8d772c
