@@ -16,6 +16,7 @@ import pytest
 from factories import MOVES, PERSON, bvh_text, flat_video
 
 from deformlib.corpus import Corpus
+from deformlib.make.figures import plan_corpus
 from deformlib.network import VideoNet, save_network
 from deformlib.paper.commands import app, cost, main, tables
 from deformlib.paper.methods import TABLE2
@@ -109,6 +110,14 @@ def test_ctrl_c_says_that_the_same_command_goes_on(capsys, monkeypatch, tmp_path
     finally:
         app.registered_commands.pop()
     assert code == 130 and "the same command goes on" in said and "Traceback" not in said
+
+
+def test_a_corpus_may_have_a_larger_cast(tmp_path: Path, monkeypatch, capsys):
+    """Seed and number of actors go into the plan that is filmed."""
+    asked = []
+    monkeypatch.setattr("deformlib.make.films.make_corpus", lambda folder, plan: asked.append(plan) or folder)
+    code, said, _ = said_by(capsys, "corpus", tmp_path / "many", "--cast", "14", "--seed", "3")
+    assert code == 0 and "many" in said and asked == [plan_corpus(3, 14)]
 
 
 def test_reproduce_says_what_it_does_and_leaves_the_tables(reproduced: Path, videos: Path):

@@ -198,12 +198,28 @@ def test_plan_has_the_shape_of_gemep():
     assert sorted(by_emotion.values()) == [5] * 5 + [10] * 12
     assert {clip.actor for clip in plan} == set(range(1, 11))
     assert max(Counter((clip.actor, ACTS[clip.act].emotion) for clip in plan).values()) == 1
+    assert figures.plan_corpus(0, 10) == plan != figures.plan_corpus(1)
     lengths = [clip.n_frames for clip in plan]
     assert min(lengths) >= 20 and max(lengths) <= 199 and 85 < np.mean(lengths) < 120
     assert 3 <= sum(n < 32 for n in lengths) <= 25
     for number, clip in enumerate(plan, start=1):
         assert re.fullmatch(rf"{number:03d}[a-z]{{3}}_.*\.avi", clip.name)
         assert EMOTIONS[clip.name[3 : clip.name.index("_")]] == ACTS[clip.act].emotion
+
+
+def test_a_larger_cast_plays_the_same_plan():
+    """Every emotion by all, but those of `HALF` by half of them: 12 x 40 + 5 x 20 clips."""
+    plan = figures.plan_corpus(0, 40)
+    by_emotion = Counter(clip.name[3:6] for clip in plan)
+    assert len({clip.name for clip in plan}) == len(plan) == 580 and {clip.actor for clip in plan} == set(range(1, 41))
+    assert all(count == (20 if code in figures.HALF else 40) for code, count in by_emotion.items())
+
+
+def test_chosen_frames_are_those_of_the_whole_film():
+    clip = min(figures.plan_corpus(), key=lambda clip: clip.n_frames)
+    frames = list(figures.play(clip)[1])
+    for number, chosen in zip((7, 3), figures.play(clip, (7, 3))[1], strict=True):
+        assert np.array_equal(chosen, frames[number])
 
 
 def test_plan_depends_on_the_seed_only():

@@ -13,6 +13,8 @@ import torch
 from factories import moving_squares
 
 from deformlib.corpus import Corpus, Video
+from deformlib.make.figures import plan_corpus
+from deformlib.make.films import SOURCE
 from deformlib.make.gestures import plan_tasks
 from deformlib.network import NetworkConfig, paper_steps
 from deformlib.paper import methods
@@ -394,6 +396,8 @@ class Listed:
             labels |= dict(zip(answers["clip"], answers["label"], strict=True))
         if told["source"].startswith("procedural gesture"):  # one of six actors is never held out
             labels = {film.name: 0 for film in plan_tasks()} | labels
+        elif told["source"] == SOURCE:  # nor is every actor where one seed was run
+            labels = {clip.name: 0 for clip in plan_corpus(cast=told["actors"])} | labels
         names = sorted(labels)
         actors = [
             next(part for part in Path(name).stem.split("_") if part[0] == "a" or part[0].isupper()) for name in names

@@ -397,9 +397,9 @@ def plan_corpus(seed: int = 0, cast: int = 10) -> list[ClipPlan]:
     return plan
 
 # %% ../../notebooks/workshop/figures.ipynb #d0a9eedf
-def play(clip: ClipPlan) -> tuple[Motion, Iterator[np.ndarray]]:
-    """The motion of a planned clip, and its frames, painted one by one as they are asked for."""
+def play(clip: ClipPlan, frames: Sequence[int] | None = None) -> tuple[Motion, Iterator[np.ndarray]]:
+    """The motion of a planned clip, and its frames, painted one by one as they are asked for; frames: see `render`."""
     actor = draw_actor(np.random.default_rng([clip.seed, clip.actor]))
     rng = np.random.default_rng([clip.seed, zlib.crc32(clip.name.encode())])
     motion = perform(ACTS[clip.act], actor, clip.n_frames, rng)
-    return motion, render(motion, actor, rng)
+    return motion, render(motion, actor, rng, frames=frames)
