@@ -50,7 +50,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         path = home / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    shutil.copytree(ROOT / "results" / "example-classroom", root / "results" / "example-classroom")
+    for results in ("example-classroom", "example-narrow"):
+        shutil.copytree(ROOT / "results" / results, root / "results" / results)
     (root / "notebooks").mkdir()
     for name in CHAPTERS:
         notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
