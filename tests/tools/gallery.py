@@ -49,10 +49,10 @@ def load() -> tuple[dict[str, VideoNet], torch.Tensor, torch.Tensor]:
 
 
 def accuracy(name: str) -> str:
-    """How many clips of people that it never saw a network names rightly: "61 of 116 unseen right"."""
+    """How many clips of people that it never saw a network names rightly, in words."""
     tested = json.loads((RUNS / f"narrow-{name}-by_actor-0.json").read_text())["validation"]
     right = sum(label == said for label, said in zip(tested["label"], tested["predicted"], strict=True))
-    return f"{right} of {len(tested['label'])} unseen right"
+    return f"{right} of {len(tested['label'])} clips of unseen people right"
 
 
 def results() -> str:
@@ -164,13 +164,13 @@ def main() -> None:
     (field,) = seen.stack(step, 0)
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
     figure.suptitle(said["deformable"])
-    draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.to_input, key=2, every=2)
+    zoom(draw_quiver(field.offset, draw_frame(seen.frames[step], axes[0]), field.to_input), seen, middle, wide // 2)
     draw_magnitude(field.offset, axes[1], field.to_input)
     draw_direction(field.offset, axes[2], field.to_input)
     save("field.png", figure)
     sizes = offset_magnitude(field.offset)
     texts["field.png"] = (
-        f"The whole field of the first layer at step {step}: mean offsets as arrows, magnitude "
+        f"The field of the first layer at step {step}: mean offsets as arrows, around the middle, magnitude everywhere "
         f"(mean {sizes.mean():.2f}, largest {sizes.max():.2f} map pixels), and direction ({said['deformable']})"
     )
 
