@@ -410,6 +410,7 @@ def test_chapter_14_switches_custom_widgets_on_in_colab(monkeypatch, tmp_path):
         names = {
             "get_ipython": lambda shell=shell: shell,
             "traces": {},
+            "titles": {},
             "Explorer": lambda *given: asked.append("made"),
         }
         asked.clear()
