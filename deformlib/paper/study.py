@@ -363,7 +363,7 @@ STUDIES = {
         "What does each defect of the released code do?", ("deformable", *(f"defect_{name}" for name in DEFECTS))
     ),
     "tasks": Study("Does deformation help on other tasks?", BOTH, recipe="classroom"),
-    "narrow": Study("Two networks whose maps are large enough to look at", BOTH, recipe="narrow", seeds=1),
+    "narrow": Study("Does deformation help on maps that are large enough to look at?", BOTH, recipe="narrow"),
 }
 
 # %% ../../notebooks/workshop/study.ipynb #ca8d772c
