@@ -415,16 +415,22 @@ def training_frames(task: str, seed: int, step: int) -> Tensor:
     """The 16 clips of a training step, [16, 1, T, H, W]: the same for all networks of a seed."""
     return task_clips(task, [seed, step], 16).frames
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #da640bc6
+# %% ../../notebooks/workshop/state_alignment.ipynb #7ae9add3
 def run_states(
-    folder: Path, task: str, seeds: Sequence[int], about: dict, arms: Sequence[str] = tuple(ARMS), steps: int = 600
+    folder: Path,
+    task: str,
+    seeds: Sequence[int],
+    about: dict,
+    arms: Sequence[str] = tuple(ARMS),
+    steps: int = 600,
+    test: int = 320,
 ) -> list[dict]:
-    """Train the arms on a task and test all on the same 320 clips: one JSON record a seed, written after each arm.
+    """Train the arms on a task and test all on the same new clips: one JSON record a seed, written after each arm.
 
     about: what a record says of machine and commit (`deformlib.paper.study.machine`). An arm that is in its record with
     the same settings is not trained again. Of seed 0, plain_matched and states leave their weights beside it.
     """
-    settings = {"steps": steps, "batch": 16, "lr": LR, "width": 12, "threads": torch.get_num_threads(), "test": 320}
+    settings = {"steps": steps, "batch": 16, "lr": LR, "width": 12, "threads": torch.get_num_threads(), "test": test}
     folder.mkdir(parents=True, exist_ok=True)
     clips, records = task_clips(task, 10**6, settings["test"], test=True), []
     title, data, split = TASKS[task]

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..align.states import AlignedVideoNet
 from ..augment import affine
 from ..corpus import Corpus
 from ..files import DeformlibError, LockedError, file_lock
@@ -189,8 +190,8 @@ class NetworkMethod:
     random place about a pixel off; "zeroed_at_test": learned, and set to zero before the network is evaluated.
     match_parameters: as many more hidden channels as bring the parameters nearest to the recipe's. build: makes
     another network of the same configuration. extra(net, corpus, pairs, seed): one more number for the end of the
-    history, under its own name. defects: of the released code, names in DEFECTS; such a network is not saved, as its
-    file would not say so.
+    history, under its own name. defects: of the released code, names in DEFECTS. Only a VideoNet itself is saved, as a
+    file of weights would not say what else a network is.
     """
 
     steps: str | None = None
@@ -212,12 +213,13 @@ class NetworkMethod:
     def network(self, experiment: Experiment, classes: int) -> nn.Module:
         """The untrained network. What all VideoNets of a recipe and seed have in common starts with equal weights."""
         config, wanted = self.config(experiment, classes), replace(RECIPES[experiment.recipe].network, classes=classes)
+        of_ours = isinstance(self.build, type) and issubclass(self.build, VideoNet)
         torch.manual_seed(experiment.seed)
-        if self.build is not VideoNet:
+        if not of_ours:
             return self.build(config)
         plain = replace(wanted, deform_steps=select_steps("none", wanted.steps, len(wanted.hidden)))
         start = VideoNet(plain).state_dict()
-        net = ReleasedVideoNet(config, self.defects) if self.defects else VideoNet(config)
+        net = ReleasedVideoNet(config, self.defects) if self.defects else self.build(config)
         common = {
             name: start[name]
             for name, value in net.state_dict().items()
@@ -249,7 +251,7 @@ class NetworkMethod:
         if self.extra:
             history[-1][self.extra.__name__] = self.extra(net, corpus, split.val, experiment.seed)
         predict_proba = partial(evaluate, net, corpus, split.val, experiment.seed)
-        loadable = isinstance(net, VideoNet) and not self.defects
+        loadable = type(net) is VideoNet  # a file of weights would not say what else a network is
         return FitResult(
             probabilities=predict_proba(),
             parameters=count_parameters(net),
@@ -289,6 +291,7 @@ CORES = {
     "convolution_plain": NetworkMethod("none", {"gates": "convolution"}),
     "convolution_deformable": NetworkMethod(changes={"gates": "convolution"}),
     "fully_deformable": NetworkMethod(changes={"gates": "convolution", "deform_state": True}),
+    "state_alignment": NetworkMethod("none", build=AlignedVideoNet),
 }
 
 # %% ../../notebooks/workshop/study.ipynb #ab617194
