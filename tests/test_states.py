@@ -119,6 +119,15 @@ def test_moving_is_sampling():
     assert torch.allclose(states.move_state(maps, offset), expected, atol=1e-6)
 
 
+def test_a_memory_is_not_rounded_under_autocast():
+    layer, x = lively().float(), torch.randn(1, 3, 3, 6, 6)
+    maps, offset = torch.rand(1, 2, 6, 6), torch.randn(1, 2, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        moved, (hidden, (_, c)) = states.move_state(maps, offset), layer(x)
+    assert torch.equal(moved, states.move_state(maps, offset)) and c.dtype == torch.float32
+    assert torch.allclose(hidden.float(), layer(x)[0], atol=0.1)
+
+
 @pytest.mark.parametrize("gates", ["mean", "convolution"])
 def test_it_starts_as_the_plain_layer(gates: str):
     layer, plain, x = AlignedConvLSTM(3, 4, gates=gates), ConvLSTM(3, 4, gates=gates), torch.randn(2, 3, 4, 6, 6)
@@ -250,8 +259,9 @@ def test_a_decoder_that_says_nothing_copies():
     nn.init.zeros_(net.decoder[2].bias)
     with torch.no_grad():
         assert torch.equal(net(frames), frames)
-    assert torch.equal(states.predict(net, frames), states.predict(None, frames))
-    assert torch.equal(states.predict(None, frames), frames[:, :, 1:-1])
+        clips = Clips(frames, torch.zeros(2, 5, 2, 32, 32), frames > 1)
+        assert torch.equal(states.predict(net, clips), frames[:, :, 1:-1])
+        assert torch.equal(states.predict(None, clips), frames[:, :, 1:-1])
 
 
 def test_truth_measures_as_true_and_half_of_it_as_half():
@@ -283,21 +293,33 @@ def test_offsets_are_read_in_pixels_of_the_frame():
     assert torch.allclose(told[:, :, 0], torch.tensor(1.0)) and torch.allclose(told[:, :, 1], torch.tensor(-2.0))
 
 
+def short(seed: int | list[int]) -> Clips:
+    """Eight clips of five frames."""
+    return Clips(*(each[:, :, :5] if each.shape[1] == 1 else each[:, :5] for each in states.digit_clips(seed, 8)))
+
+
 def test_a_few_steps_lower_the_loss():
     """On clips that the training did not draw; and the same seed begins with the same loss."""
     torch.manual_seed(0)
-    net, frames = states.make_predictor("states", 4, width=6), states.digit_clips(9, 8).frames[:, :, :5]
-
-    def loss() -> float:
-        return float((states.predict(net, frames) - frames[:, :, 2:]).square().mean())
-
-    before = loss()
-    losses = states.train_predictor(net, lambda step: states.digit_clips([0, step], 8).frames[:, :, :5], 16)
-    assert len(losses) == 16 and loss() < 0.95 * before
+    net, clips = states.make_predictor("states", 4, width=6), short(9)
+    before = states.measure(net, clips)["mse"]
+    losses = states.train_predictor(net, lambda step: short([0, step]), 16)
+    assert len(losses) == 16 and states.measure(net, clips)["mse"] < 0.95 * before
     torch.manual_seed(0)
     again = states.make_predictor("states", 4, width=6)
-    first = states.train_predictor(again, lambda step: states.digit_clips([0, step], 8).frames[:, :, :5], 1)
-    assert first[0] == losses[0]
+    assert states.train_predictor(again, lambda step: short([0, step]), 1)[0] == losses[0]
+
+
+def test_a_layer_that_is_told_the_motion_moves_by_it():
+    """In pixels of the maps, half of those of the frames; another motion makes another guess."""
+    net, clips = states.make_predictor("states_by_truth", 4, width=4), short(2)
+    net(clips.frames, clips.motion)
+    told = net.layer.offset_fields(net.encode(clips.frames))
+    middle = clips.motion[:, :, :, 8:10, 20:22].mean((3, 4)) / 2
+    assert told.shape[2:] == (2, 16, 16) and torch.allclose(told[..., 4, 10], middle, atol=1e-5)
+    assert not list(net.layer.offset_branch.parameters()) and "r" not in states.measure(net, clips)
+    swapped = clips._replace(motion=clips.motion.flip(0))
+    assert not torch.equal(states.predict(net, clips), states.predict(net, swapped))
 
 
 def test_a_run_is_kept_and_not_done_again(tmp_path: Path):

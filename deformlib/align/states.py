@@ -5,16 +5,17 @@ read it. Networks with and without that predict the next frame of digits and of 
 
 # %% auto #0
 __all__ = ['SIZE', 'FRAMES', 'ASKED', 'BODY_FRAMES', 'TRAIN_ACTORS', 'ARMS', 'LR', 'TASKS', 'move_state', 'StateOffsets',
-           'AlignedConvLSTM', 'AlignedVideoNet', 'Clips', 'digit_paths', 'draw_digits', 'digit_motion', 'digit_images',
-           'digit_clips', 'body_films', 'body_clips', 'Predictor', 'make_predictor', 'count_parameters',
+           'KnownOffsets', 'AlignedConvLSTM', 'AlignedVideoNet', 'Clips', 'digit_paths', 'draw_digits', 'digit_motion',
+           'digit_images', 'digit_clips', 'body_films', 'body_clips', 'Predictor', 'make_predictor', 'count_parameters',
            'train_predictor', 'predict', 'read_motion', 'against_truth', 'measure', 'Task', 'task_clips',
-           'training_frames', 'run_states']
+           'training_clips', 'run_states']
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #2879ac3d
+# %% ../../notebooks/workshop/state_alignment.ipynb #5794d496
 import copy
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..convlstm import ConvLSTM
-from ..deform import deform_conv2d
+from ..deform import AUTOCAST, deform_conv2d
 from ..files import atomic_write
 from ..make.figures import plan_corpus
 from ..make.pairs import WALL, Film, film_pairs, true_flow
@@ -40,8 +41,9 @@ def move_state(maps: Tensor, offset: Tensor) -> Tensor:
 
     A deformable convolution of one tap with the identity as its kernel, so bilinear, and zero outside of the maps.
     """
-    identity = torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device)
-    return deform_conv2d(maps, offset, identity[..., None, None])
+    identity, kind = torch.eye(maps.shape[1], dtype=maps.dtype, device=maps.device), maps.device.type
+    with torch.autocast(kind, enabled=False) if kind in AUTOCAST else nullcontext():  # else rounded at every step
+        return deform_conv2d(maps, offset, identity[..., None, None])
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #76ffd7bf
 class StateOffsets(nn.Module):
@@ -71,6 +73,19 @@ class StateOffsets(nn.Module):
         a = nn.functional.leaky_relu(a, 0.1)
         return self.last(nn.functional.leaky_relu(self.middle(a), 0.1))
 
+# %% ../../notebooks/workshop/state_alignment.ipynb #99a89c68
+class KnownOffsets(nn.Module):
+    """In the place of StateOffsets where the motion is known: its `offsets` [B, T, 2, H, W] are set before a call."""
+
+    offsets: Tensor
+
+    def input_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The offsets of every step, T of [B, 2, H, W]."""
+        return self.offsets.unbind(1)
+
+    def forward(self, a: Tensor, h: Tensor) -> Tensor:
+        return a
+
 # %% ../../notebooks/workshop/state_alignment.ipynb #a664f032
 class AlignedConvLSTM(ConvLSTM):
     """A ConvLSTM that moves h and c, by one field of offsets from [x_t, h_{t-1}], before its gates read them.
@@ -86,7 +101,7 @@ class AlignedConvLSTM(ConvLSTM):
         if options.get("deform_steps"):
             raise ValueError("this layer moves its states, not the taps of W_x: leave deform_steps out.")
         super().__init__(in_channels, hidden_channels, kernel_size, **options)
-        self.offset_branch = StateOffsets(in_channels, hidden_channels, see_state)
+        self.offset_branch: StateOffsets | KnownOffsets = StateOffsets(in_channels, hidden_channels, see_state)
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
@@ -111,7 +126,7 @@ class AlignedConvLSTM(ConvLSTM):
         for step in range(x.shape[2]):
             before = h, c
             offsets.append(self.offset_branch(seen[step], h))  # (B, 2, H, W)
-            h, c = move_state(torch.cat([h, c], 1), offsets[-1]).to(c.dtype).chunk(2, 1)
+            h, c = move_state(torch.cat([h, c], 1), offsets[-1]).chunk(2, 1)
             candidate, values = gates(step, self.state_conv(h), h)
             i, f, o = torch.sigmoid(values).unbind(1)
             c = f * c + i * torch.tanh(candidate)
@@ -197,7 +212,7 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digit_clips(seed: int | Sequence[int], count: int, speed: float = 2.5, test: bool = False) -> Clips:
-    """Clips of one moving and turning digit each, of the images to train with or to test with."""
+    """Clips of one moving and turning digit each, of the images to train with or to test with; all motion is known."""
     rng = np.random.default_rng(seed)
     images, paths = digit_images()[test], digit_paths(rng, count, speed)
     frames = torch.from_numpy(draw_digits(images[rng.integers(len(images), size=count)], paths))
@@ -245,6 +260,7 @@ class Predictor(nn.Module):
     """Frames [B, 1, T, H, W] -> for each its guess of the next: an encoder to half size, `layer`, a decoder.
 
     What the decoder says is added to the frame that is there, so that a network that says nothing copies it.
+    motion: [B, T, 2, H, W], as in Clips, only for a layer with KnownOffsets.
     """
 
     def __init__(self, layer: ConvLSTM, channels: int) -> None:
@@ -265,8 +281,12 @@ class Predictor(nn.Module):
         """Features of every frame, [B, C, T, H / 2, W / 2]: what `layer` gets."""
         return self.encoder(frames.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(frames), -1)).transpose(1, 2)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, motion: Tensor | None = None) -> Tensor:
         """The next frames, [B, 1, T, H, W]."""
+        branch = getattr(self.layer, "offset_branch", None)
+        if isinstance(branch, KnownOffsets) and motion is not None:
+            small = nn.functional.avg_pool2d(motion.flatten(0, 1), 2) / 2  # in pixels of the maps
+            branch.offsets = small.unflatten(0, motion.shape[:2])
         hidden, _ = self.layer(self.encode(frames))
         change = self.decoder(hidden.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(frames), -1))
         return frames + change.transpose(1, 2)
@@ -278,19 +298,22 @@ ARMS = {  # what is compared, and what a table calls it
     "taps": "taps of W_x move (the paper's form)",
     "states": "h and c move",
     "states_by_input": "h and c move, by x alone",
+    "states_by_truth": "h and c move, by the true motion",
 }
 
 
 def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predictor:
     """The untrained predictor of one of ARMS for clips of so many steps; gates are convolutions (Shi et al. 2015).
 
-    Encoder and layer have `width` channels, but the layer of plain_matched, taps and states_by_input has as many more
-    as bring the whole nearest to the parameters of states. The taps move at every step.
+    Encoder and layer have `width` channels, but all layers save those of plain and states have as many more as bring
+    the whole nearest to the parameters of states. The taps move at every step. states_by_truth is told the motion.
     """
 
     def build(hidden: int) -> Predictor:
         if arm.startswith("states"):
-            layer = AlignedConvLSTM(width, hidden, gates="convolution", see_state=arm == "states")
+            layer = AlignedConvLSTM(width, hidden, gates="convolution", see_state=arm != "states_by_input")
+            if arm == "states_by_truth":
+                layer.offset_branch = KnownOffsets()
             return Predictor(layer, width)
         moved = tuple(range(steps)) if arm == "taps" else ()
         return Predictor(ConvLSTM(width, hidden, gates="convolution", deform_steps=moved), width)
@@ -308,20 +331,20 @@ def count_parameters(net: nn.Module) -> int:
     """How many numbers a network learns."""
     return sum(parameter.numel() for parameter in net.parameters())
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #dd824c13
+# %% ../../notebooks/workshop/state_alignment.ipynb #dcec1bde
 LR = 8e-3  # the best of three for the plain network, of clips to train on, after 200 steps
 
 
-def train_predictor(net: Predictor, draw: Callable[[int], Tensor], steps: int = 600, lr: float = LR) -> list[float]:
+def train_predictor(net: Predictor, draw: Callable[[int], Clips], steps: int = 600, lr: float = LR) -> list[float]:
     """Adam on the squared error of the next frame, one cycle of the learning rate: the loss of each step.
 
-    draw(step): the clips [B, 1, T, H, W] of a step. Asked for are the third frame of a clip and all after it.
+    draw(step): the clips of a step. Asked for are the third frame of a clip and all after it.
     """
     optimiser, losses = torch.optim.Adam(net.parameters(), lr), []
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.1)
     for step in tqdm(range(steps), leave=False):
-        frames = draw(step)
-        guess = net(frames[:, :, :-1])[:, :, ASKED - 1 :]
+        frames, motion, _ = draw(step)
+        guess = net(frames[:, :, :-1], motion[:, :-1])[:, :, ASKED - 1 :]
         loss = (guess - frames[:, :, ASKED:]).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -331,13 +354,14 @@ def train_predictor(net: Predictor, draw: Callable[[int], Tensor], steps: int = 
         losses.append(float(loss.detach()))
     return losses
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #3751cc5a
+# %% ../../notebooks/workshop/state_alignment.ipynb #46b93fd2
 @torch.no_grad()
-def predict(net: Predictor | None, frames: Tensor) -> Tensor:
-    """Frames [B, 1, T, H, W] -> guesses of the third and all later ones, [B, 1, T - 2, H, W]; None copies."""
+def predict(net: Predictor | None, clips: Clips) -> Tensor:
+    """Guesses of the third frame of each clip and of all later ones, [N, 1, T - 2, H, W]; None copies."""
     if net is None:
-        return frames[:, :, ASKED - 1 : -1]
-    return torch.cat([net(each[:, :, :-1])[:, :, ASKED - 1 :] for each in frames.split(32)])
+        return clips.frames[:, :, ASKED - 1 : -1]
+    parts = zip(clips.frames[:, :, :-1].split(32), clips.motion[:, :-1].split(32), strict=True)
+    return torch.cat([net(*part)[:, :, ASKED - 1 :] for part in parts])
 
 
 @torch.no_grad()
@@ -367,18 +391,18 @@ def measure(net: Predictor | None, clips: Clips) -> dict:
     by_motion: the third of the clips that moves least, the middle one, the one that moves most. None copies the last
     frame. Where states move, also `against_truth`, and mse_unmoved: the error with all offsets set to zero.
     """
-    error = (predict(net, clips.frames) - clips.frames[:, :, ASKED:]).square()
+    error = (predict(net, clips) - clips.frames[:, :, ASKED:]).square()
     changes = clips.frames.diff(dim=2)[:, :, ASKED - 1 :].abs() > 10 / 255
     far = (clips.motion.norm(dim=2) * clips.known).sum((1, 2, 3)) / clips.known.sum((1, 2, 3)).clamp(min=1)
     thirds = [float(error[part].mean()) for part in far.argsort().tensor_split(3)]
     result = {"mse": float(error.mean()), "mse_moving": float(error[changes].mean()), "by_motion": thirds}
     result["by_step"] = error.mean((0, 1, 3, 4)).tolist()
-    if net is None or not isinstance(net.layer, AlignedConvLSTM):
+    if net is None or not isinstance(getattr(net.layer, "offset_branch", None), StateOffsets):
         return result
     still = copy.deepcopy(net)
     for parameter in still.layer.offset_branch.last.parameters():
         nn.init.zeros_(parameter)
-    unmoved = float((predict(still, clips.frames) - clips.frames[:, :, ASKED:]).square().mean())
+    unmoved = float((predict(still, clips) - clips.frames[:, :, ASKED:]).square().mean())
     return result | {"mse_unmoved": unmoved} | against_truth(read_motion(net, clips.frames), clips)
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #63213f7d
@@ -411,9 +435,9 @@ def task_clips(task: str, seed: int | Sequence[int], count: int, test: bool = Fa
     return digit_clips(seed, count, 5.0 if task == "fast" else 2.5, test)
 
 
-def training_frames(task: str, seed: int, step: int) -> Tensor:
-    """The 16 clips of a training step, [16, 1, T, H, W]: the same for all networks of a seed."""
-    return task_clips(task, [seed, step], 16).frames
+def training_clips(task: str, seed: int, step: int) -> Clips:
+    """The 16 clips of a training step: the same for all networks of a seed."""
+    return task_clips(task, [seed, step], 16)
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #7ae9add3
 def run_states(
@@ -444,7 +468,7 @@ def run_states(
         for arm in (arm for arm in arms if arm not in record["arms"]):
             torch.manual_seed(seed)
             net, began = make_predictor(arm, clips.frames.shape[2] - 1), time.process_time()
-            losses = train_predictor(net, partial(training_frames, task, seed), steps)
+            losses = train_predictor(net, partial(training_clips, task, seed), steps)
             record["arms"][arm] = {
                 "parameters": count_parameters(net),
                 "hidden": len(net.layer.B),
