@@ -310,13 +310,14 @@ def test_a_few_steps_lower_the_loss():
     assert states.train_predictor(again, lambda step: short([0, step]), 1)[0] == losses[0]
 
 
-def test_a_layer_that_is_told_the_motion_moves_by_it():
-    """In pixels of the maps, half of those of the frames; another motion makes another guess."""
-    net, clips = states.make_predictor("states_by_truth", 4, width=4), short(2)
-    net(clips.frames, clips.motion)
-    told = net.layer.offset_fields(net.encode(clips.frames))
-    middle = clips.motion[:, :, :, 8:10, 20:22].mean((3, 4)) / 2
-    assert told.shape[2:] == (2, 16, 16) and torch.allclose(told[..., 4, 10], middle, atol=1e-5)
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_layer_that_is_told_the_motion_moves_by_it(ahead: int):
+    """In pixels of the maps, half of those of the frames: the motion to the frame of a step, or from there on."""
+    net, clips = states.make_predictor(("states_by_truth", "states_by_next")[ahead], 4, width=4), short(2)
+    net(clips.frames[:, :, :-1], clips.motion)
+    told = net.layer.offset_fields(net.encode(clips.frames[:, :, :-1]))
+    middle = clips.motion[:, ahead : ahead + 4, :, 8:10, 20:22].mean((3, 4)) / 2
+    assert told.shape[1:] == (4, 2, 16, 16) and torch.allclose(told[..., 4, 10], middle, atol=1e-5)
     assert not list(net.layer.offset_branch.parameters()) and "r" not in states.measure(net, clips)
     swapped = clips._replace(motion=clips.motion.flip(0))
     assert not torch.equal(states.predict(net, clips), states.predict(net, swapped))

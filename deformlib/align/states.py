@@ -73,11 +73,18 @@ class StateOffsets(nn.Module):
         a = nn.functional.leaky_relu(a, 0.1)
         return self.last(nn.functional.leaky_relu(self.middle(a), 0.1))
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #99a89c68
+# %% ../../notebooks/workshop/state_alignment.ipynb #2c4da657
 class KnownOffsets(nn.Module):
-    """In the place of StateOffsets where the motion is known: its `offsets` [B, T, 2, H, W] are set before a call."""
+    """In the place of StateOffsets where the motion is known: its `offsets` [B, T, 2, H, W] are set before a call.
+
+    ahead: 0, the motion that led to the frame of a step, or 1, the motion from there to the next one.
+    """
 
     offsets: Tensor
+
+    def __init__(self, ahead: int = 0) -> None:
+        super().__init__()
+        self.ahead = ahead
 
     def input_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """The offsets of every step, T of [B, 2, H, W]."""
@@ -260,7 +267,7 @@ class Predictor(nn.Module):
     """Frames [B, 1, T, H, W] -> for each its guess of the next: an encoder to half size, `layer`, a decoder.
 
     What the decoder says is added to the frame that is there, so that a network that says nothing copies it.
-    motion: [B, T, 2, H, W], as in Clips, only for a layer with KnownOffsets.
+    motion: as in Clips, one frame longer than `frames`, only for a layer with KnownOffsets.
     """
 
     def __init__(self, layer: ConvLSTM, channels: int) -> None:
@@ -285,6 +292,7 @@ class Predictor(nn.Module):
         """The next frames, [B, 1, T, H, W]."""
         branch = getattr(self.layer, "offset_branch", None)
         if isinstance(branch, KnownOffsets) and motion is not None:
+            motion = motion[:, branch.ahead :][:, : frames.shape[2]]
             small = nn.functional.avg_pool2d(motion.flatten(0, 1), 2) / 2  # in pixels of the maps
             branch.offsets = small.unflatten(0, motion.shape[:2])
         hidden, _ = self.layer(self.encode(frames))
@@ -298,7 +306,8 @@ ARMS = {  # what is compared, and what a table calls it
     "taps": "taps of W_x move (the paper's form)",
     "states": "h and c move",
     "states_by_input": "h and c move, by x alone",
-    "states_by_truth": "h and c move, by the true motion",
+    "states_by_truth": "h and c move, by the true motion to x",
+    "states_by_next": "h and c move, by the true motion from x on",
 }
 
 
@@ -306,14 +315,14 @@ def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predic
     """The untrained predictor of one of ARMS for clips of so many steps; gates are convolutions (Shi et al. 2015).
 
     Encoder and layer have `width` channels, but all layers save those of plain and states have as many more as bring
-    the whole nearest to the parameters of states. The taps move at every step. states_by_truth is told the motion.
+    the whole nearest to the parameters of states. The taps move at every step. The last two are told the motion.
     """
 
     def build(hidden: int) -> Predictor:
         if arm.startswith("states"):
             layer = AlignedConvLSTM(width, hidden, gates="convolution", see_state=arm != "states_by_input")
-            if arm == "states_by_truth":
-                layer.offset_branch = KnownOffsets()
+            if arm in ("states_by_truth", "states_by_next"):
+                layer.offset_branch = KnownOffsets(int(arm == "states_by_next"))
             return Predictor(layer, width)
         moved = tuple(range(steps)) if arm == "taps" else ()
         return Predictor(ConvLSTM(width, hidden, gates="convolution", deform_steps=moved), width)
@@ -344,7 +353,7 @@ def train_predictor(net: Predictor, draw: Callable[[int], Clips], steps: int = 6
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.1)
     for step in tqdm(range(steps), leave=False):
         frames, motion, _ = draw(step)
-        guess = net(frames[:, :, :-1], motion[:, :-1])[:, :, ASKED - 1 :]
+        guess = net(frames[:, :, :-1], motion)[:, :, ASKED - 1 :]
         loss = (guess - frames[:, :, ASKED:]).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -360,7 +369,7 @@ def predict(net: Predictor | None, clips: Clips) -> Tensor:
     """Guesses of the third frame of each clip and of all later ones, [N, 1, T - 2, H, W]; None copies."""
     if net is None:
         return clips.frames[:, :, ASKED - 1 : -1]
-    parts = zip(clips.frames[:, :, :-1].split(32), clips.motion[:, :-1].split(32), strict=True)
+    parts = zip(clips.frames[:, :, :-1].split(32), clips.motion.split(32), strict=True)
     return torch.cat([net(*part)[:, :, ASKED - 1 :] for part in parts])
 
 
