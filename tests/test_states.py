@@ -269,8 +269,15 @@ def test_truth_measures_as_true_and_half_of_it_as_half():
     whole, half = (states.against_truth(factor * clips.motion, clips) for factor in (1.0, 0.5))
     assert abs(whole["r"] - 1) < 1e-9 and abs(whole["slope"] - 1) < 1e-9 and whole["told"] == whole["true"] > 0.5
     assert abs(half["r"] - 1) < 1e-9 and abs(half["slope"] - 0.5) < 1e-9
+    assert abs(half["r_whole"] - 1) < 1e-9 and abs(half["slope_whole"] - 0.5) < 1e-9
     blind = states.against_truth(-clips.motion, clips)
     assert abs(blind["r"] + 1) < 1e-9
+    inward = clips.known[:, :, None] * torch.randn(1, 1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean = (inward * clips.known[:, :, None]).sum((3, 4), keepdim=True) / clips.known.sum((2, 3))[
+        :, :, None, None, None
+    ]
+    spread = states.against_truth(clips.motion + 9 * (inward - mean), clips)  # a pattern that moves nothing as a whole
+    assert spread["r"] < 0.7 and abs(spread["r_whole"] - 1) < 1e-6 and abs(spread["slope_whole"] - 1) < 1e-6
 
 
 def test_errors_by_hand():

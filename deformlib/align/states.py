@@ -384,14 +384,19 @@ def read_motion(net: Predictor, frames: Tensor) -> Tensor:
 def against_truth(told: Tensor, clips: Clips) -> dict:
     """Motion read from offsets [N, T, 2, H, W] beside the true one, where that is known, from the third frame on.
 
-    r and slope (1: as far as the truth) over both coordinates, and the mean length of both in pixels.
+    r and slope (1: as far as the truth) over both coordinates and all pixels, and the mean length of both in pixels;
+    r_whole and slope_whole: of the mean over all known pixels of a frame, where there are more than ten.
     """
     known = clips.known[:, ASKED:]
-    found, true = (each[:, ASKED:].movedim(2, -1)[known].double() for each in (told, clips.motion))  # (M, 2)
-    r = torch.corrcoef(torch.stack([true.flatten(), found.flatten()]))[0, 1]
-    slope = (true * found).sum() / true.square().sum()
-    lengths = {"told": float(found.norm(dim=1).mean()), "true": float(true.norm(dim=1).mean())}
-    return {"r": float(r), "slope": float(slope), **lengths}
+    found, true = (each[:, ASKED:].movedim(2, -1).double() for each in (told, clips.motion))  # (N, T - 2, H, W, 2)
+    shares = known / known.sum((2, 3), keepdim=True).clamp(min=1)
+    enough, result = known.sum((2, 3)) > 10, {}
+    wholes = [torch.einsum("nthwc,nthw->ntc", each, shares.double())[enough] for each in (found, true)]
+    found, true = found[known], true[known]  # (M, 2)
+    for name, (mine, theirs) in {"": (found, true), "_whole": wholes}.items():
+        result[f"r{name}"] = float(torch.corrcoef(torch.stack([theirs.flatten(), mine.flatten()]))[0, 1])
+        result[f"slope{name}"] = float((theirs * mine).sum() / theirs.square().sum())
+    return result | {"told": float(found.norm(dim=1).mean()), "true": float(true.norm(dim=1).mean())}
 
 
 def measure(net: Predictor | None, clips: Clips) -> dict:
