@@ -317,15 +317,21 @@ def test_a_few_steps_lower_the_loss():
     assert states.train_predictor(again, lambda step: short([0, step]), 1)[0] == losses[0]
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_a_layer_that_is_told_the_motion_moves_by_it(ahead: int):
-    """In pixels of the maps, half of those of the frames: the motion to the frame of a step, or from there on."""
-    net, clips = states.make_predictor(("states_by_truth", "states_by_next")[ahead], 4, width=4), short(2)
-    net(clips.frames[:, :, :-1], clips.motion)
-    told = net.layer.offset_fields(net.encode(clips.frames[:, :, :-1]))
-    middle = clips.motion[:, ahead : ahead + 4, :, 8:10, 20:22].mean((3, 4)) / 2
-    assert told.shape[1:] == (4, 2, 16, 16) and torch.allclose(told[..., 4, 10], middle, atol=1e-5)
-    assert not list(net.layer.offset_branch.parameters()) and "r" not in states.measure(net, clips)
+@pytest.mark.parametrize("arm", ["states_by_truth", "told", "told_states"])
+def test_who_is_given_the_motion_uses_it(arm: str):
+    """States move by half of it, as maps have half the size; features get it; another motion makes another guess."""
+    net, clips = states.make_predictor(arm, 4, width=4), short(2)
+    seen = []
+    net.layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    net(clips.frames, clips.motion)
+    middle = clips.motion[:, :, :, 8:10, 20:22].mean((3, 4)) / 2
+    if arm != "told":
+        told = net.layer.offset_fields(seen[0])
+        assert told.shape[1:] == (5, 2, 16, 16) and torch.allclose(told[..., 4, 10], middle, atol=1e-5)
+        assert not list(net.layer.offset_branch.parameters()) and "r" not in states.measure(net, clips)
+    assert seen[0].shape[1] == (4 if arm == "states_by_truth" else 6)
+    if arm != "states_by_truth":
+        assert torch.allclose(seen[0][:, 4:, :, 4, 10].transpose(1, 2), middle, atol=1e-5)
     swapped = clips._replace(motion=clips.motion.flip(0))
     assert not torch.equal(states.predict(net, clips), states.predict(net, swapped))
 
@@ -393,7 +399,7 @@ def test_a_record_is_whole(path: Path):
         found = run["results"]
         assert 0 < found["mse"] < record["copy"]["mse"] and len(found["by_step"]) == steps - 1
         assert abs(np.mean(found["by_step"]) - found["mse"]) < 1e-6
-        assert ("r" in found) == arm.startswith("states")
+        assert ("r" in found) == (arm in ("states", "states_by_input"))
 
 
 def test_the_same_test_under_every_seed():

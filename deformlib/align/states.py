@@ -73,18 +73,11 @@ class StateOffsets(nn.Module):
         a = nn.functional.leaky_relu(a, 0.1)
         return self.last(nn.functional.leaky_relu(self.middle(a), 0.1))
 
-# %% ../../notebooks/workshop/state_alignment.ipynb #2c4da657
+# %% ../../notebooks/workshop/state_alignment.ipynb #99a89c68
 class KnownOffsets(nn.Module):
-    """In the place of StateOffsets where the motion is known: its `offsets` [B, T, 2, H, W] are set before a call.
-
-    ahead: 0, the motion that led to the frame of a step, or 1, the motion from there to the next one.
-    """
+    """In the place of StateOffsets where the motion is known: its `offsets` [B, T, 2, H, W] are set before a call."""
 
     offsets: Tensor
-
-    def __init__(self, ahead: int = 0) -> None:
-        super().__init__()
-        self.ahead = ahead
 
     def input_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """The offsets of every step, T of [B, 2, H, W]."""
@@ -267,12 +260,13 @@ class Predictor(nn.Module):
     """Frames [B, 1, T, H, W] -> for each its guess of the next: an encoder to half size, `layer`, a decoder.
 
     What the decoder says is added to the frame that is there, so that a network that says nothing copies it.
-    motion: as in Clips, one frame longer than `frames`, only for a layer with KnownOffsets.
+    motion: as in Clips, [B, T, 2, H, W]. A layer with KnownOffsets moves by it, and if `told` it stands beside the
+    encoder's features, as two channels of the layer's input.
     """
 
-    def __init__(self, layer: ConvLSTM, channels: int) -> None:
+    def __init__(self, layer: ConvLSTM, channels: int, told: bool = False) -> None:
         super().__init__()
-        hidden = len(layer.B)
+        hidden, self.told = len(layer.B), told
         self.encoder = nn.Sequential(
             nn.Conv2d(1, channels, 3, 2, 1),
             nn.LeakyReLU(0.1),
@@ -290,12 +284,14 @@ class Predictor(nn.Module):
 
     def forward(self, frames: Tensor, motion: Tensor | None = None) -> Tensor:
         """The next frames, [B, 1, T, H, W]."""
-        branch = getattr(self.layer, "offset_branch", None)
-        if isinstance(branch, KnownOffsets) and motion is not None:
-            motion = motion[:, branch.ahead :][:, : frames.shape[2]]
+        x, branch = self.encode(frames), getattr(self.layer, "offset_branch", None)
+        if motion is not None:
             small = nn.functional.avg_pool2d(motion.flatten(0, 1), 2) / 2  # in pixels of the maps
-            branch.offsets = small.unflatten(0, motion.shape[:2])
-        hidden, _ = self.layer(self.encode(frames))
+            small = small.unflatten(0, motion.shape[:2])  # (B, T, 2, H/2, W/2)
+            if isinstance(branch, KnownOffsets):
+                branch.offsets = small
+            x = torch.cat([x, small.transpose(1, 2)], 1) if self.told else x
+        hidden, _ = self.layer(x)
         change = self.decoder(hidden.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(frames), -1))
         return frames + change.transpose(1, 2)
 
@@ -306,8 +302,9 @@ ARMS = {  # what is compared, and what a table calls it
     "taps": "taps of W_x move (the paper's form)",
     "states": "h and c move",
     "states_by_input": "h and c move, by x alone",
-    "states_by_truth": "h and c move, by the true motion to x",
-    "states_by_next": "h and c move, by the true motion from x on",
+    "states_by_truth": "h and c move, by the true motion",
+    "told": "plain, told the true motion",
+    "told_states": "told it, and h and c move by it",
 }
 
 
@@ -315,17 +312,20 @@ def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predic
     """The untrained predictor of one of ARMS for clips of so many steps; gates are convolutions (Shi et al. 2015).
 
     Encoder and layer have `width` channels, but all layers save those of plain and states have as many more as bring
-    the whole nearest to the parameters of states. The taps move at every step. The last two are told the motion.
+    the whole nearest to the parameters of states. The taps move at every step. The last three are given the motion.
     """
 
+    told = arm in ("told", "told_states")
+    channels = width + 2 if told else width
+
     def build(hidden: int) -> Predictor:
-        if arm.startswith("states"):
-            layer = AlignedConvLSTM(width, hidden, gates="convolution", see_state=arm != "states_by_input")
-            if arm in ("states_by_truth", "states_by_next"):
-                layer.offset_branch = KnownOffsets(int(arm == "states_by_next"))
-            return Predictor(layer, width)
+        if "states" in arm:
+            layer = AlignedConvLSTM(channels, hidden, gates="convolution", see_state=arm != "states_by_input")
+            if arm in ("states_by_truth", "told_states"):
+                layer.offset_branch = KnownOffsets()
+            return Predictor(layer, width, told)
         moved = tuple(range(steps)) if arm == "taps" else ()
-        return Predictor(ConvLSTM(width, hidden, gates="convolution", deform_steps=moved), width)
+        return Predictor(ConvLSTM(channels, hidden, gates="convolution", deform_steps=moved), width, told)
 
     def misfit(hidden: int) -> int:
         with torch.device("meta"):
@@ -353,7 +353,7 @@ def train_predictor(net: Predictor, draw: Callable[[int], Clips], steps: int = 6
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.1)
     for step in tqdm(range(steps), leave=False):
         frames, motion, _ = draw(step)
-        guess = net(frames[:, :, :-1], motion)[:, :, ASKED - 1 :]
+        guess = net(frames[:, :, :-1], motion[:, :-1])[:, :, ASKED - 1 :]
         loss = (guess - frames[:, :, ASKED:]).square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -369,7 +369,7 @@ def predict(net: Predictor | None, clips: Clips) -> Tensor:
     """Guesses of the third frame of each clip and of all later ones, [N, 1, T - 2, H, W]; None copies."""
     if net is None:
         return clips.frames[:, :, ASKED - 1 : -1]
-    parts = zip(clips.frames[:, :, :-1].split(32), clips.motion.split(32), strict=True)
+    parts = zip(clips.frames[:, :, :-1].split(32), clips.motion[:, :-1].split(32), strict=True)
     return torch.cat([net(*part)[:, :, ASKED - 1 :] for part in parts])
 
 
