@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from factories import SMALL_NETWORK, moving_squares
+from safetensors.torch import load_file
 from torch import nn
 
 from deformlib.align import states
@@ -24,6 +25,7 @@ from deformlib.offsets import record_offsets
 from deformlib.paper.commands import main
 from deformlib.paper.study import STUDIES
 from deformlib.records import read_record
+from deformlib.tables import mean_ci
 
 ROOT = Path(__file__).parent.parent
 RECORDS = sorted((ROOT / "results" / "align").glob("states-*.json"))
@@ -407,3 +409,31 @@ def test_the_same_test_under_every_seed():
     for task in states.TASKS:
         found = [json.loads(path.read_text()) for path in RECORDS if f"-{task}-" in path.name]
         assert all(record["copy"] == found[0]["copy"] for record in found)
+
+
+@pytest.mark.parametrize("book", ["workshop/state_alignment", "08_convlstm"])
+def test_the_pages_show_the_records(book: str):
+    """Mean and interval of the layers that are compared, counted here anew, stand in both pages."""
+    cells = json.loads((ROOT / "notebooks" / f"{book}.ipynb").read_text(encoding="utf-8"))["cells"]
+    shown = "".join(
+        "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    for task in states.TASKS:
+        found = [json.loads(path.read_text())["arms"] for path in RECORDS if f"-{task}-" in path.name]
+        assert len(found) == 5
+        for arm in ("plain_matched", "states"):
+            mean, half = mean_ci([1000 * run[arm]["results"]["mse"] for run in found])
+            assert f"{mean:.2f} ± {half:.2f}" in shown, (task, arm)
+
+
+def test_committed_weights_follow_on_this_machine():
+    """Seed 0 on new fast digits: no training, the networks as they are kept; what is claimed of them holds."""
+    nets = {arm: states.make_predictor(arm) for arm in ("plain_matched", "states")}
+    clips, folder = states.digit_clips(7, 32, 5.0, test=True), ROOT / "results" / "align"
+    for arm, net in nets.items():
+        net.load_state_dict(load_file(folder / f"states-fast-{arm}.safetensors"))
+    plain, moved = (states.measure(net, clips) for net in nets.values())
+    assert moved["mse"] < plain["mse"] < 0.5 * states.measure(None, clips)["mse"]
+    assert moved["r_whole"] > 0.7 and 0.2 < moved["slope_whole"] < 0.6 and moved["mse_unmoved"] > moved["mse"]

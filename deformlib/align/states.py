@@ -205,7 +205,7 @@ def digit_motion(paths: np.ndarray) -> np.ndarray:
 def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """Scikit-learn's handwritten digits, [N, 8, 8] of 0 to 1: the first 1,400 to train, the last 350 to test.
 
-    They lie in the order in which people wrote them, so that few hands, if any, are on both sides.
+    The data set does not say who wrote which, so hands may be on both sides.
     """
     images = load_digits().images / 16
     return images[:1400], images[-350:]
