@@ -6,7 +6,7 @@ read it. Networks with and without that predict the next frame of digits and of 
 # %% auto #0
 __all__ = ['SIZE', 'FRAMES', 'ASKED', 'BODY_FRAMES', 'TRAIN_ACTORS', 'ARMS', 'LR', 'TASKS', 'move_state', 'StateOffsets',
            'KnownOffsets', 'AlignedConvLSTM', 'AlignedVideoNet', 'Clips', 'digit_paths', 'draw_digits', 'digit_motion',
-           'digit_images', 'digit_clips', 'body_films', 'body_clips', 'Predictor', 'make_predictor', 'count_parameters',
+           'digit_images', 'digit_clips', 'body_films', 'body_clips', 'Predictor', 'count_parameters', 'make_predictor',
            'train_predictor', 'predict', 'read_motion', 'against_truth', 'measure', 'Task', 'task_clips',
            'training_clips', 'run_states']
 
@@ -308,6 +308,11 @@ ARMS = {  # what is compared, and what a table calls it
 }
 
 
+def count_parameters(net: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+# %% ../../notebooks/workshop/state_alignment.ipynb #044506e2
 def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predictor:
     """The untrained predictor of one of ARMS for clips of so many steps; gates are convolutions (Shi et al. 2015).
 
@@ -334,11 +339,6 @@ def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predic
     if arm in ("plain", "states"):
         return build(width)
     return build(min(range(width, 2 * width), key=misfit))
-
-
-def count_parameters(net: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(parameter.numel() for parameter in net.parameters())
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #dcec1bde
 LR = 8e-3  # the best of three for the plain network, of clips to train on, after 200 steps
@@ -398,7 +398,7 @@ def against_truth(told: Tensor, clips: Clips) -> dict:
         result[f"slope{name}"] = float((theirs * mine).sum() / theirs.square().sum())
     return result | {"told": float(found.norm(dim=1).mean()), "true": float(true.norm(dim=1).mean())}
 
-
+# %% ../../notebooks/workshop/state_alignment.ipynb #b90a818a
 def measure(net: Predictor | None, clips: Clips) -> dict:
     """Mean squared error of the next frame: of all pixels, of those that change, by thirds of the clips, by steps.
 
@@ -441,7 +441,7 @@ TASKS = {
     ),
 }
 
-
+# %% ../../notebooks/workshop/state_alignment.ipynb #7a0b56c1
 def task_clips(task: str, seed: int | Sequence[int], count: int, test: bool = False) -> Clips:
     """New clips of one of TASKS, drawn from what is trained on or from what is tested on."""
     if task == "bodies":
