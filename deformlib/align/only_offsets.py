@@ -164,9 +164,9 @@ def oracle_offsets(size: Tensor, turn: Tensor, dilation: int) -> Tensor:
 
 
 def descend(parameters: list[nn.Parameter], steps: int, lr: float, loss: Callable[[], Tensor]) -> list[float]:
-    """Adam for so many steps, one cycle of the learning rate, gradients clipped at 1: the loss of each step."""
+    """Adam, one cycle of the learning rate (20 steps or more), gradients clipped at 1: the loss of each step."""
     optimiser, losses = torch.optim.Adam(parameters, lr), []
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, max(steps, 2), pct_start=0.1)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, max(steps, 20), pct_start=0.1)
     for _ in range(steps):
         now = loss()
         optimiser.zero_grad()
@@ -322,8 +322,11 @@ def train_arms(train: Digits, seed: int, settings: dict[str, Any]) -> dict[str, 
     train_labels(nets["residual"], train, seed + 100, steps["branch"], lr["residual"])
     nets["kernels"] = freeze_and_branch(plain, "kernels")
     train_labels(nets["kernels"], train, seed + 100, steps["branch"], lr["kernels"])
-    nets["fine_tuned"], nets["scratch"] = copy.deepcopy(plain).train(), DigitNet()
+    torch.manual_seed(seed)
+    nets["fine_tuned"] = copy.deepcopy(plain).train()
     train_labels(nets["fine_tuned"], train, seed + 100, steps["branch"], lr["fine_tuned"])
+    torch.manual_seed(seed)  # the first weights of the plain network
+    nets["scratch"] = DigitNet()
     train_labels(nets["scratch"], train, seed, steps["plain"] + steps["branch"], lr["scratch"])
     return nets
 
@@ -336,7 +339,7 @@ LEARNING_RATES = {
     "residual": 6e-4,
     "kernels": 6e-3,
     "fine_tuned": 6e-3,
-    "scratch": 6e-3,
+    "scratch": 3e-3,
 }
 
 
