@@ -303,6 +303,7 @@ ARMS = {
     "kernels": "plain, three layers learn",
     "fine_tuned": "plain, fine-tuned",
     "scratch": "plain, from scratch",
+    "scratch_long": "plain, from scratch, long",
 }
 
 
@@ -327,7 +328,10 @@ def train_arms(train: Digits, seed: int, settings: dict[str, Any]) -> dict[str, 
     train_labels(nets["fine_tuned"], train, seed + 100, steps["branch"], lr["fine_tuned"])
     torch.manual_seed(seed)  # the first weights of the plain network
     nets["scratch"] = DigitNet()
+    nets["scratch_long"] = copy.deepcopy(nets["scratch"])
     train_labels(nets["scratch"], train, seed, steps["plain"] + steps["branch"], lr["scratch"])
+    torch.manual_seed(seed)
+    train_labels(nets["scratch_long"], train, seed, 3 * (steps["plain"] + steps["branch"]), lr["scratch_long"])
     return nets
 
 # %% ../../notebooks/workshop/only_offsets.ipynb #b6f5ce78
@@ -340,6 +344,7 @@ LEARNING_RATES = {
     "kernels": 6e-3,
     "fine_tuned": 6e-3,
     "scratch": 3e-3,
+    "scratch_long": 3e-3,
 }
 
 
@@ -347,7 +352,7 @@ def run_only_offsets(folder: Path, seeds: Sequence[int], steps: int = 600, test:
     """Train every arm of ARMS and test it on the first `test` test digits: one JSON record a seed, in `folder`.
 
     steps: of a branch or a fine-tuning, 7/12 of them supervised where any are; the plain network gets 5/6 as many, the
-    one from scratch the sum of both.
+    one from scratch the sum of both, or three times that.
     A run whose record is there with the same settings is read and not run again. Seed 0 leaves its offsets' weights.
     """
     from deformlib.paper.study import machine
