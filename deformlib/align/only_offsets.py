@@ -70,7 +70,7 @@ def warp_digits(images: Tensor, size: Tensor, turn: Tensor, shift: Tensor | None
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #7dd8de51
 def draw_digits(
     digits: Digits, rng: np.random.Generator, batch: int, warped: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -151,7 +151,7 @@ def freeze_and_branch(net: DigitNet, kind: str) -> DigitNet:
         frozen.layers[number] = moving
     return frozen
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #78ac114a
 def trainable(net: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn."""
     return [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -162,7 +162,7 @@ def oracle_offsets(size: Tensor, turn: Tensor, dilation: int) -> Tensor:
     base = dilation * torch.cartesian_prod(torch.arange(-1.0, 2), torch.arange(-1.0, 2))
     return (base @ similarities(size, turn).transpose(1, 2) - base).flatten(1)[..., None, None]
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #15969e3e
 def descend(parameters: list[nn.Parameter], steps: int, lr: float, loss: Callable[[], Tensor]) -> list[float]:
     """Adam, one cycle of the learning rate (20 steps or more), gradients clipped at 1: the loss of each step."""
     optimiser, losses = torch.optim.Adam(parameters, lr), []
@@ -177,7 +177,7 @@ def descend(parameters: list[nn.Parameter], steps: int, lr: float, loss: Callabl
         losses.append(float(now.detach()))
     return losses
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #f25a1ef9
 def train_labels(
     net: nn.Module, digits: Digits, seed: int, steps: int, lr: float, warped: bool = True, batch: int = 32
 ) -> list[float]:
@@ -255,7 +255,7 @@ def measure_accuracy(net: DigitNet, digits: Digits) -> dict[str, float]:
     draws = torch.from_numpy(rng.uniform(-1, 1, (2, 2, count))).float()
     return found | {"mixed": sum(share(size.exp2(), 60 * turn) for size, turn in draws) / 2}
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #cf35a009
 def spread_and_turn(offset: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
     """Of offsets [B, 18, H, W] of 3x3 taps: effective dilation, px, and the best similarity, complex; both [B, H, W].
 
@@ -269,7 +269,7 @@ def spread_and_turn(offset: Tensor, dilation: int) -> tuple[Tensor, Tensor]:
     fit = (p.conj()[:, None, None] * q).sum(1) / p.abs().square().sum()
     return near.norm(dim=2).mean(1), fit
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #4a4440b6
 @torch.no_grad()
 def measure_taps(net: DigitNet, digits: Digits) -> dict[str, list[list[float]]]:
     """On the digits' own positions, layers 2 to 4: "dilation" at SIZES, px; "turn" at -60, -40, ... 60, degrees."""
@@ -306,7 +306,7 @@ ARMS = {
     "scratch_long": "plain, from scratch, long",
 }
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #bbe56999
 def train_arms(train: Digits, seed: int, settings: dict[str, Any]) -> dict[str, DigitNet]:
     """The networks of one seed, one for each of ARMS; settings: steps and learning rates (`run_only_offsets`)."""
     steps, lr = settings["steps"], settings["lr"]
@@ -347,7 +347,7 @@ LEARNING_RATES = {
     "scratch_long": 3e-3,
 }
 
-
+# %% ../../notebooks/workshop/only_offsets.ipynb #1fe48ba5
 def run_only_offsets(folder: Path, seeds: Sequence[int], steps: int = 600, test: int = 360) -> list[dict]:
     """Train every arm of ARMS and test it on the first `test` test digits: one JSON record a seed, in `folder`.
 
