@@ -11,7 +11,7 @@ __all__ = ['TRAIN_ACTORS', 'TRAIN_GAPS', 'TEST_GAPS', 'flow_from_taps', 'warp', 
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +165,24 @@ TRAIN_ACTORS, TRAIN_GAPS, TEST_GAPS = tuple(range(1, 9)), (1, 2, 3), (2, 3)  # a
 
 # %% ../../notebooks/06b_offsets_that_follow.ipynb #b0f1d6cf
 def train_align(
-    net: AlignNet, films: Sequence[Film], seed: int, steps: int = 1300, lr: float = 4e-3, batch: int = 8
+    net: AlignNet,
+    films: Sequence[Film],
+    seed: int,
+    steps: int = 1300,
+    lr: float = 4e-3,
+    batch: int = 8,
+    see: Callable[[Tensor], Tensor] | None = None,
 ) -> list[float]:
-    """Adam over random pairs of the films of TRAIN_ACTORS, one cycle of the learning rate: the loss of each step."""
+    """Adam over random pairs of the films of TRAIN_ACTORS, one cycle of the learning rate: the loss of each step.
+
+    see: what the network is given of b; None: all of it.
+    """
     rng, rows, losses = np.random.default_rng(seed), list_pairs(films, TRAIN_ACTORS, TRAIN_GAPS), []
     optimiser = torch.optim.Adam(net.parameters(), lr)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.1)
     for _ in range(steps):
         a, b = torch.from_numpy(draw_batch(films, rows, rng, batch))
-        loss = align_loss(a, b, *net(a, b))
+        loss = align_loss(a, b, *net(a, see(b) if see else b))
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -236,11 +245,11 @@ def measure(pairs: KnownPairs, out: Tensor, flow: Tensor | None = None) -> dict:
 
 # %% ../../notebooks/06b_offsets_that_follow.ipynb #c63273fd
 @torch.no_grad()
-def measure_network(net: AlignNet, pairs: KnownPairs) -> dict:
-    """`measure` of a network, its displacement read out of its taps."""
+def measure_network(net: AlignNet, pairs: KnownPairs, see: Callable[[Tensor], Tensor] | None = None) -> dict:
+    """`measure` of a network, its displacement read out of its taps; see: what it is given of b, None: all of it."""
     outs, flows = [], []
     for a, b in zip(pairs.a.split(16), pairs.b.split(16), strict=True):
-        out, offset, *_ = net(a, b)
+        out, offset, *_ = net(a, see(b) if see else b)
         outs.append(out)
         flows.append(flow_from_taps(offset, 3, net.weight)[:, 0])
     return measure(pairs, torch.cat(outs), torch.cat(flows))
