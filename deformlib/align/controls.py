@@ -160,7 +160,7 @@ def run_coarse(
 
 # %% ../../notebooks/workshop/align_controls.ipynb #1661c270
 def joint_paths(clip: ClipPlan) -> np.ndarray:
-    """The joints of a planned clip, [T, 19, 2] (x, y) in pixels of the 96 x 96 frame, every frame of film, not drawn."""
+    """The joints of a planned clip, [T, 19, 2] (x, y) in pixels of the 96 x 96 frame, at each frame of film."""
     actor = draw_actor(np.random.default_rng([clip.seed, clip.actor]))
     rng = np.random.default_rng([clip.seed, zlib.crc32(clip.name.encode())])
     motion = perform(ACTS[clip.act], actor, clip.n_frames, rng)
