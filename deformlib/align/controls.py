@@ -99,7 +99,7 @@ def run_coarse(
     arm: str,
     seeds: Sequence[int],
     lr: float = 4e-3,
-    steps: int = 600,
+    steps: int = 400,
     skip: str = "b",
     people: str = "test",
 ) -> list[dict]:
