@@ -135,8 +135,10 @@ def measure_shapes(shapes: Shapes, out: Tensor, flow: Tensor | None = None) -> d
         return result
     true, told = (each.movedim(1, -1)[shapes.inside].double() for each in (shapes.flow, flow))
     far = flow.norm(dim=1)
+    with np.errstate(invalid="ignore"):  # taps at rest: r is nan
+        r = float(np.corrcoef(true.flatten(), told.flatten())[0, 1])
     return result | {
-        "r": float(np.corrcoef(true.flatten(), told.flatten())[0, 1]),
+        "r": r,
         "slope": float((true * told).sum() / true.square().sum()),
         "endpoint_error": float((true - told).norm(dim=1).mean()),
         "endpoint_error_no_motion": float(true.norm(dim=1).mean()),
