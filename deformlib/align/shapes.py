@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .follow import flow_from_taps, warp
@@ -240,9 +241,10 @@ def run_next(
     alarm: Callable[[Sequence[RecordedOffsets]], list[str]] | None = None,
     **changes: Any,
 ) -> dict:
-    """Train one network of ARMS and measure it on 200 clips; one JSON record, read and not run again if it is there.
+    """Train one network of ARMS and measure it on 200 clips: one JSON record and its weights, in `folder`.
 
-    changes: settings in the place of those of ARMS, named in the file's name too. alarm: of `train_next`.
+    A record that is there with the same settings is read and not run again. changes: settings in the place of those
+    of ARMS, named in the file's name too. alarm: of `train_next`.
     """
     from deformlib.paper.study import machine
 
@@ -274,6 +276,8 @@ def run_next(
         "cpu_seconds": seconds,
         **machine(),
     }
+    with atomic_write(path.with_suffix(".safetensors")) as part:
+        save_file(net.state_dict(), part)
     with atomic_write(path) as part:
         part.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return record
