@@ -226,8 +226,8 @@ def train_next(
 RATES = (1e-3, 3e-3, 1e-2)  # tried for both networks, on validation clips
 SEEDS_OF_CLIPS = {"validation": 99, "test": 7}  # of the random generators that draw the two sets, 200 clips each
 ARMS: dict[str, dict[str, Any]] = {
-    "taps": {"moving": True, "rest": True, "steps": 600, "lr": 1e-2, "fidelity": 0.0},
-    "plain": {"moving": False, "rest": True, "steps": 600, "lr": 1e-2, "fidelity": 0.0},
+    "taps": {"moving": True, "rest": True, "steps": 600, "lr": 3e-3, "fidelity": 0.0},
+    "plain": {"moving": False, "rest": True, "steps": 600, "lr": 3e-3, "fidelity": 0.0},
     "free": {"moving": True, "rest": False, "steps": 300, "lr": 2e-2, "fidelity": 0.0},
     "held": {"moving": True, "rest": False, "steps": 300, "lr": 2e-2, "fidelity": 0.1},
 }
