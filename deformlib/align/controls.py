@@ -112,11 +112,11 @@ def run_coarse(
 
     settings: dict[str, Any] = {"steps": steps, "lr": lr, "batch": 8, "window": 64, "width": 16, "block": 4}
     settings |= {"skip": skip if arm == "plain" else None, "threads": torch.get_num_threads()}
-    ending = "" if people == "test" else f"-skip-{settings['skip']}-lr-{lr:g}-{people}"
+    skipped, chosen = f"-skip-{skip}" if arm == "plain" else "", "" if people == "test" else f"-{people}"
     records, films, pairs = [], [], None
     folder.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        path = folder / f"coarse-{arm}{ending}-seed-{seed}.json"
+        path = folder / f"coarse-{arm}{skipped}-lr-{lr:g}{chosen}-seed-{seed}.json"
         if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
             records.append(kept)
             continue
