@@ -52,6 +52,18 @@ def test_the_plain_network_is_larger_and_begins_as_its_skip():
         torch.autograd.grad(net(a, b)[0].square().sum(), [net.head.weight, net.trunk[0][0].weight])  # all has a say
 
 
+def test_offsets_come_from_the_means_and_pixels_from_the_full_frame():
+    """Mirrored within rows of blocks, a has the same means: the same offsets, and another picture."""
+    torch.manual_seed(0)
+    a, b, net = torch.rand(1, 1, 32, 32), controls.coarse(torch.rand(1, 1, 32, 32)), controls.CoarseNet(4)
+    mirrored = a.unflatten(3, (8, 4)).flip(4).flatten(3)
+    with torch.no_grad():
+        (out, offset, *_), (other, same, *_) = net(a, b), net(mirrored, b)
+        assert torch.allclose(offset, same, atol=1e-4) and offset.abs().max() > 0.1
+        assert (out - other).abs().mean() > 0.01
+        assert torch.allclose(offset, net.offsets(controls.coarse(a), b)[0])
+
+
 def test_a_network_sees_what_it_is_given_and_is_asked_the_rest(film: Film):
     """Training hides b from the network, not from the loss."""
     given = []
@@ -112,7 +124,8 @@ def test_a_film_is_followed(tmp_path: Path, film: Film):
 
 def runs(arm: str) -> list[dict]:
     """The records of one arm on the test people, by seed."""
-    return [json.loads(path.read_text()) for path in RECORDS if re.match(rf"coarse-{arm}-seed", path.name)]
+    name = rf"coarse-{arm}(-skip-.)?-lr-[\d.]+-seed"
+    return [json.loads(path.read_text()) for path in RECORDS if re.match(name, path.name)]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
@@ -128,16 +141,17 @@ def test_a_record_is_whole(path: Path):
 
 
 def test_both_arms_have_the_same_seeds_data_and_steps():
-    taps, plain = runs("taps"), runs("plain")
-    assert [record["seed"] for record in taps] == [record["seed"] for record in plain] == [0, 1, 2, 3, 4]
-    for record in taps + plain:
+    arms = {arm: runs(arm) for arm in controls.ARMS}
+    taps = arms["taps"]
+    for record in [record for found in arms.values() for record in found]:
         for name in ("copy", "coarse", "dis"):
             assert record["results"][name] == taps[0]["results"][name]
         assert record["settings"]["steps"] == 400 and record["data"] == taps[0]["data"]
+    assert all([record["seed"] for record in found] == [0, 1, 2, 3, 4] for found in arms.values())
 
 
 def test_the_plain_network_has_the_best_settings_that_were_tried():
-    tried = [json.loads(path.read_text()) for path in RECORDS if "validation" in path.stem]
+    tried = [json.loads(path.read_text()) for path in RESULTS.glob("coarse-plain-*-validation-*.json")]
     best = min(tried, key=lambda record: record["results"]["network"]["mse_moving"])["settings"]
     assert len(tried) == 4
     assert all(record["settings"][key] == best[key] for record in runs("plain") for key in ("lr", "skip"))
