@@ -39,7 +39,7 @@ def plan_large(seed: int = SEED, actors: int = ACTORS + SELECTION) -> list[ClipP
         picks = np.random.default_rng([seed, 2, zlib.crc32(code.encode())]).permutation(actors) % len(acts)
         for actor, pick in enumerate(picks, start=1):
             rng = np.random.default_rng([seed, 3, actor, zlib.crc32(code.encode())])
-            name = f"{code}_a{actor:03d}_s{seed}.avi"
+            name = f"a{actor:03d}_{code}_s{seed}.avi"
             plan.append(ClipPlan(name, acts[pick], actor, int(rng.triangular(32, 95, 200)), seed))
     return plan
 
