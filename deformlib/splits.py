@@ -98,17 +98,17 @@ def by_clip(corpus: Corpus, seed: int = 0, copies: int = 124) -> Split:
     return split_clips("by_clip", seed, held_out, copies)
 
 # %% ../notebooks/03_corpus.ipynb #81000b08
-def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1) -> Split:
+def by_actor(corpus: Corpus, seed: int = 0, copies: int = 124, held_out: int = 1, order: int = 0) -> Split:
     """Train without `held_out` actors and validate on them; seeds 0, 1, 2, ... go through all actors in turn.
 
-    The turn is a fixed shuffled order of the actors' names, the same for every corpus with these names. Raises
-    `SplitError` if an actor is not known, too few are left, or nobody left plays a class of those held out.
+    The turn is a shuffled order of the actors' names, the same for every corpus with these names, but another for each
+    `order`. Raises `SplitError` if an actor is not known, too few are left, or nobody left plays a class held out.
     """
     actors = [video.actor for video in corpus.videos if video.actor is not None]
     if len(actors) < len(corpus):
         video = next(video for video in corpus.videos if video.actor is None)
         raise SplitError(f"{video.path} has no actor: fill the actor column of manifest.csv, or split by_clip.")
-    names = np.random.default_rng(0).permutation(sorted(set(actors)))
+    names = np.random.default_rng(order).permutation(sorted(set(actors)))
     if not 0 < held_out < len(names):
         raise SplitError(f"{corpus.name} has {len(names)} actors, so {held_out} cannot be held out: leave one or more.")
     turn = names[np.arange(seed * held_out, (seed + 1) * held_out) % len(names)]

@@ -45,18 +45,24 @@ from ..files import DeformlibError, LockedError, file_lock
 from ..network import NetworkConfig, VideoNet, paper_steps, preset, save_network, unwrapped
 from .released import DEFECTS, ReleasedVideoNet, released_config, select_steps
 from ..records import read_record, write_record
-from ..splits import Split, by_actor, by_clip, by_copy
+from ..splits import ORIGINAL, Split, by_actor, by_clip, by_copy
 from ..training import RELEASED_TRAINING, TrainConfig, distributed_state, evaluate, fit, run_config
 from ..video import is_even
 
 # %% ../../notebooks/workshop/study.ipynb #af3b4855
 @dataclass(frozen=True)
 class Recipe:
-    """A network of chapter 09, how to train it, and what machine a run needs."""
+    """A network of chapter 09, how to train it, and what machine a run needs.
+
+    copies: numbers of AUGMENTATIONS that train; None: all. reorder: once all actors were held out, the next seeds take
+    them in another order, so that no test set comes twice.
+    """
 
     network: NetworkConfig
     training: TrainConfig
     needs: str
+    copies: tuple[int, ...] | None = None
+    reorder: bool = False
 
 
 RECIPES = {
@@ -111,12 +117,22 @@ class Experiment:
 
 # %% ../../notebooks/workshop/study.ipynb #09a82874
 def make_split(experiment: Experiment, corpus: Corpus) -> Split:
-    """The split of an experiment: a fifth of actors, clips or copies validates; of copies, 2 len(corpus) at random."""
+    """The split of an experiment: a fifth of actors, clips or copies validates; of copies, 2 len(corpus) at random.
+
+    Of a corpus of over 1,000 clips, 2,000 copies. Copies that are none of the recipe's are left out.
+    """
+    recipe = RECIPES[experiment.recipe]
     if experiment.split == "by_actor":
         actors = {video.actor for video in corpus.videos}
-        return by_actor(corpus, experiment.seed, held_out=max(1, round(len(actors) / 5)))
-    split = SPLITS[experiment.split](corpus, experiment.seed)
-    return replace(split, val=split.val[: 2 * len(corpus)])
+        held_out = max(1, round(len(actors) / 5))
+        order = experiment.seed * held_out // len(actors) if recipe.reorder else 0
+        split = by_actor(corpus, experiment.seed, held_out=held_out, order=order)
+    else:
+        split = SPLITS[experiment.split](corpus, experiment.seed)
+    if recipe.copies:
+        train, val = (side[np.isin(side[:, 1], (ORIGINAL, *recipe.copies))] for side in (split.train, split.val))
+        split = replace(split, train=train, val=val)
+    return split if experiment.split == "by_actor" else replace(split, val=split.val[: min(2 * len(corpus), 2000)])
 
 # %% ../../notebooks/workshop/study.ipynb #3a599276
 def count_parameters(net: nn.Module) -> int:
