@@ -18,12 +18,12 @@ from ..files import DeformlibError
 if TYPE_CHECKING:
     from .study import Experiment
 
-DEFAULT_CORPUS = Path("data/procedural")
+DEFAULT_CORPUS, LARGE_CORPUS = Path("data/procedural"), Path("data/large")
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-classroom"
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="videos or BVH files, made if it is the default one")]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="tiny, classroom, paper, released or card", show_default="the study's own")
+    str | None, typer.Option(help="tiny, classroom, large, paper, released or card", show_default="the study's own")
 ]
 SeedsOption = Annotated[
     int | None, typer.Option(min=1, help="runs of each kind, from 1 up", show_default="the study's own")
@@ -122,9 +122,13 @@ def rendered(motion: Path) -> Path:
 
 
 def prepared(folder: Path) -> Path:
-    """The folder of videos to read: the default corpus is made if it is missing, motion capture is rendered."""
+    """The folder of videos to read: the default corpora are made if missing, motion capture is rendered."""
     from ..make.films import make_corpus
+    from ..make.large import make_large
     from ..make.mocap import has_motion, motion_corpus
+
+    if folder == LARGE_CORPUS and not (folder / "manifest.csv").exists():
+        return make_large(folder)
 
     if folder == DEFAULT_CORPUS and not (folder / "manifest.csv").exists():  # one of another seed stays
         return make_corpus(folder)
@@ -166,7 +170,10 @@ def inspect(
 def study(
     name: Annotated[
         str,
-        typer.Argument(help="classroom, table1, table2, leakage, frames, robustness, cores, defects or tasks"),
+        typer.Argument(
+            help="classroom, table1, table2, leakage, frames, robustness, cores, defects, tasks, large, large_splits "
+            "or large_controls"
+        ),
     ],
     models: Annotated[
         list[str] | None,
@@ -207,7 +214,10 @@ def study(
             "The study tasks needs other films: make them with `corpus data/tasks --tasks`, then name "
             "--corpus data/tasks/words or data/tasks/styles."
         )
-    others = [recipe] * (recipe != chosen.recipe) + [corpus.resolve().name] * (corpus != DEFAULT_CORPUS)
+    if chosen.recipe == "large" and corpus == DEFAULT_CORPUS:
+        corpus = LARGE_CORPUS
+    usual = corpus in (DEFAULT_CORPUS, LARGE_CORPUS)
+    others = [recipe] * (recipe != chosen.recipe) + [corpus.resolve().name] * (not usual)
     folder = results or Path("results") / "-".join([name, *others])
     network, state = RECIPES[recipe].network, distributed_state()
     with state.main_process_first():  # the others find the videos made and decoded
