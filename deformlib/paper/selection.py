@@ -6,8 +6,9 @@ nor test, and every setting that was tried leaves a record."""
 # %% auto #0
 __all__ = ['SelectionError', 'selection_split', 'try_recipe']
 
-# %% ../../notebooks/workshop/selection.ipynb #52672e70
+# %% ../../notebooks/workshop/selection.ipynb #e560fcc4
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -60,12 +61,14 @@ def try_recipe(name: str, recipe: Recipe, corpus: Corpus, selection: Corpus, fol
 
     def look(history: list[dict]) -> None:  # a row is kept with the checkpoint of the next epoch
         now = time.process_time()
-        before = history[-2].get("cpu_seconds", 0.0) if len(history) > 1 else 0.0
+        before = max(row.get("cpu_seconds", 0.0) for row in history)
         right = evaluate(net, selection, pairs).argmax(1) == selection.labels
         history[-1] |= {"selection_accuracy": float(right.mean()), "cpu_seconds": before + now - began[0]}
         began[0] = time.process_time()  # the look itself is not counted
 
     history = fit(net, corpus, split, recipe.training, Path(folder) / f".{name}", on_epoch=look)
+    if "selection_accuracy" not in history[-1]:  # it was stopped in between
+        look(history)
     record = {
         "name": name,
         "network": asdict(recipe.network),
@@ -76,6 +79,8 @@ def try_recipe(name: str, recipe: Recipe, corpus: Corpus, selection: Corpus, fol
         "history": history,
         **machine(),
     }
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
     with atomic_write(path) as beside:
-        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    shutil.rmtree(Path(folder) / f".{name}", ignore_errors=True)
     return record
