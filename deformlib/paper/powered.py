@@ -58,11 +58,10 @@ def tost(differences: Sequence[float] | np.ndarray, margin: float = MARGIN, test
         raise PoweredError(f"margin {margin}, test_share {test_share}: take a positive margin and a share below 1.")
     count, mean = len(values), float(values.mean())
     error = float(values.std(ddof=1) * np.sqrt(1 / count + test_share / (1 - test_share)))
-    student = stats.t(count - 1)
-    half95, half90 = float(student.ppf(0.975) * error), float(student.ppf(0.95) * error)
-    scale = max(error, 1e-12)  # equal differences: no spread
-    p_equivalence = float(max(student.sf((margin + mean) / scale), student.sf((margin - mean) / scale)))
-    p_difference = float(2 * student.sf(abs(mean) / scale))
+    half95, half90 = (float(half) for half in stats.t.ppf([0.975, 0.95], count - 1) * error)
+    places = np.array([margin + mean, margin - mean, abs(mean)]) / max(error, 1e-12)  # equal differences: no spread
+    low, high, none = (float(p) for p in stats.t.sf(places, count - 1))
+    p_equivalence, p_difference = max(low, high), 2 * none
     verdict = "equivalent" if p_equivalence < 0.05 else "undecided"
     if abs(mean) > half95:
         verdict = "better" if mean > 0 else "worse"
