@@ -108,7 +108,7 @@ def test_a_table_of_records():
     assert row["share margin"] == pytest.approx(40 * powered.FEWER_ERRORS)
     assert row["verdict (share)"] == "equivalent"
     assert "+2.00 points" in equivalence_sentence(row) and "-1.29 to +5.29: undecided" in equivalence_sentence(row)
-    assert equivalence_table(records([1])).empty
+    assert equivalence_table(records([1])).empty and equivalence_table([]).empty
 
 
 def test_sentences_say_what_is_ruled_out():

@@ -79,7 +79,8 @@ def equivalence_table(records: list[dict], base: str = "plain") -> pd.DataFrame:
     "share margin": FEWER_ERRORS of the errors of `base` in these runs, in points; "verdict (share)": against it. Models
     with fewer than two seeds in common with `base` are left out.
     """
-    runs, rows = runs_table(records), []
+    rows: list[dict] = []
+    runs = runs_table(records) if records else pd.DataFrame(columns=["split", "model"])
     for split, model in runs[["split", "model"]].drop_duplicates().itertuples(index=False):
         pairs = paired_differences(runs, split, model, base)
         if model == base or len(pairs) < 2:
