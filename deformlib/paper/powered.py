@@ -43,7 +43,7 @@ class Equivalence:
     p_equivalence: float  # the larger of the two one-sided tests
     verdict: str  # "better", "worse", "equivalent" or "undecided"
 
-
+# %% ../../notebooks/workshop/powered.ipynb #f34d4784
 def tost(differences: Sequence[float] | np.ndarray, margin: float = MARGIN, test_share: float = 0.2) -> Equivalence:
     """Two one-sided tests of paired `differences`, a seed each, against +-`margin`, and the corrected interval.
 
