@@ -542,7 +542,7 @@ def run(
             try:
                 found[experiment] = _run_one(experiment, corpora[wanted], folder, methods[experiment.model], warped)
                 waiting.remove(experiment)
-                if waiting and (more := _undone(experiments, folder)) < began[1]:
+                if 0 < (more := _undone(experiments, folder)) < began[1]:
                     minutes = (time.monotonic() - began[0]) / 60 / (began[1] - more) * more
                     tqdm.write(f"{more} of {len(experiments)} runs are left, about {minutes:.0f} min")
             except LockedError:
