@@ -49,11 +49,11 @@ def test_the_floor_on_a_gpu_is_one_number():
 
 
 def test_the_figure_of_cost_shows_its_worst_point():
-    """Chapter 09: the record's point that is furthest above the line lies inside of the axes."""
+    """The page of costs: the record's point that is furthest above the line lies inside of the axes."""
     rows = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["scaling"]
     seconds = {(row["length"], row["size"], row["batch"]): row["seconds"] for row in rows if row["where"] == "cpu"}
     worst = max(seconds.values()) / seconds[32, 112, 2]
     said = re.search(
-        r"highest point (\d\.\d\d), below the upper edge: True", printed(START.with_name("09_the_network.ipynb"))
+        r"highest point (\d\.\d\d), below the upper edge: True", printed(START.parent / "workshop" / "costs.ipynb")
     )
     assert said and float(said[1]) == pytest.approx(worst, abs=0.006)
