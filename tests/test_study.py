@@ -36,6 +36,7 @@ from deformlib.paper.study import (
     make_split,
     robustness,
     run,
+    undone,
 )
 from deformlib.records import load_records, read_record, write_record
 from deformlib.splits import Split
@@ -194,7 +195,9 @@ def test_every_model_is_one_change(corpus: Corpus):
         net, experiment = make_network(model, 4), Experiment("", "by_actor", model, 4, "tiny")
         weights = net.state_dict()
         common = [name for name in plain if name in weights and weights[name].shape == plain[name].shape]
-        assert len(common) > 20 and all(torch.equal(weights[name], plain[name]) for name in common), model
+        assert len(common) > (20 if net.config.hidden else 15) and all(
+            torch.equal(weights[name], plain[name]) for name in common
+        ), model
         settings = method.run_config(experiment, corpus, split)
         if not method.defects:
             training = replace(RECIPES["tiny"].training, seed=4)
@@ -229,6 +232,10 @@ def test_the_matched_network_is_as_large():
     wider = NetworkMethod("none", {"hidden": (9, 9, 9)}).network(Experiment("", "by_actor", "", 0, "tiny"), 3)
     assert abs(matched - wanted) <= 0.6 * (count_parameters(wider) - plain) < abs(plain - wanted)
     assert make_network("matched_plain", 0).config.deform_steps == ((), (), ())
+    alone = make_network("matched_conv3d", 0)
+    wider = replace(alone.config, conv2d=tuple(width + 1 for width in alone.config.conv2d))
+    assert not alone.config.hidden and alone.config.conv2d[0] > 16
+    assert abs(count_parameters(alone) - wanted) <= 0.6 * (count_parameters(VideoNet(wider)) - count_parameters(alone))
 
 
 def test_frozen_offsets_and_offsets_zeroed_at_the_test(corpus: Corpus, tmp_path: Path):
@@ -348,8 +355,30 @@ def test_robustness_asks_the_trained_network(finished: Path, corpus: Corpus, tmp
     experiment = Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")
     (record,) = run([experiment], tmp_path, corpus.cache, warped=True)
     assert record["robustness"]["rotate"][0] == [0, record["accuracy"]]
-    with pytest.raises(StudyError, match=r"plain-by_actor-0\.json: .*warped clips"):
-        run([experiment], finished, corpus.cache, warped=True)
+
+
+def test_a_finished_run_is_warped_from_its_weights(finished: Path, corpus: Corpus, tmp_path: Path, capsys):
+    """Nothing is trained, and the rest of the record stays; other weights than its own, or none, are refused."""
+    experiment, method = Experiment(str(corpus.folder), "by_actor", "deformable", 0, "tiny"), Trained()
+    known = list(method.names)
+    path = Path(shutil.copy(finished / f"{experiment.name}.json", tmp_path))
+    with pytest.raises(StudyError, match=rf"{path.name}: .*warped clips.*weights"):
+        run([experiment], tmp_path, corpus.cache, warped=True)
+    weights = Path(shutil.copy(finished / f"{experiment.name}.safetensors", tmp_path))
+    before = read_record(path)
+    assert undone([experiment], tmp_path) == [] and undone([experiment], tmp_path, warped=True) == [experiment]
+    edit(path, lambda record: record.update(accuracy=record["accuracy"] + 0.2))
+    with pytest.raises(StudyError, match=rf"{weights.name}: not the weights"):
+        run([experiment], tmp_path, corpus.cache, warped=True)
+    edit(path, lambda record: record.update(accuracy=before["accuracy"]))
+    (record,) = run([experiment], tmp_path, corpus.cache, methods={"deformable": method}, warped=True)
+    assert method.names == known and {name: record[name] for name in before} == before
+    assert set(record["robustness"]) == set(WARPS) and read_record(path) == record
+    assert record["robustness"]["rotate"][0] == [0, record["accuracy"]]
+    assert undone([experiment], tmp_path, warped=True) == [] and "evaluated on warped" in capsys.readouterr().out
+    seen = path.stat().st_mtime_ns
+    run([experiment], tmp_path, corpus.cache, warped=True)
+    assert path.stat().st_mtime_ns == seen and not list(tmp_path.glob(".*"))
 
 
 def test_a_run_in_other_hands_is_left_to_them(finished: Path, corpus: Corpus, tmp_path: Path, capsys):
