@@ -20,6 +20,7 @@ from deformlib.make.figures import plan_corpus
 from deformlib.network import VideoNet, save_network
 from deformlib.paper.commands import app, cost, main, tables
 from deformlib.paper.methods import TABLE2
+from deformlib.paper.pretraining import MOTION
 from deformlib.paper.study import RECIPES, STUDIES
 from deformlib.records import load_records
 
@@ -77,7 +78,7 @@ def test_every_verb_explains_itself(verb: str, capsys):
     assert code == 0 and "Usage: python -m deformlib" in said
     if verb == "study":
         names = re.search(r"name <str>\s+(.*?)\[required\]", said, re.S)[1] if "name <str>" in said else said
-        assert all(re.search(rf"\b{name}\b", names) for name in (*STUDIES, "table2")) and "real" not in names
+        assert all(re.search(rf"\b{name}\b", names) for name in (*STUDIES, *MOTION, "table2")) and "real" not in names
         assert all(recipe in said for recipe in RECIPES)
 
 
@@ -173,8 +174,13 @@ def test_what_a_study_cannot_do_is_refused_before_anything_is_trained(
     next(fewer.glob("*joy*.avi")).unlink()
     assert "holds records of" in refused(capsys, *words, fewer, "--recipe", "tiny")
     assert before == {path: path.stat().st_mtime_ns for path in reproduced.iterdir()}
-    for name, wanted in (("tasks", "corpus data/tasks --tasks"), ("nonsense", "take one of classroom")):
+    for name, wanted in (
+        ("tasks", "corpus data/tasks --tasks"),
+        ("nonsense", "take one of classroom"),
+        ("large_motion", "BVH files with --corpus"),
+    ):
         assert wanted in refused(capsys, "study", name)
+    assert "no small version of classroom" in refused(capsys, "study", "classroom", "--small")
     assert "has no model 'nonsense'" in refused(capsys, "study", "table2", "--models", "mean_frame", "nonsense")
     assert "no recipe 'nonsense'" in refused(capsys, "study", "classroom", "--recipe", "nonsense")
     assert "nowhere" in refused(capsys, "reproduce", "--corpus", tmp_path / "nowhere")

@@ -16,7 +16,8 @@ from deformlib.make import figures, films, large
 from deformlib.make.figures import ACTS, ClipPlan, Motion
 from deformlib.network import NetworkConfig
 from deformlib.paper.selection import SelectionError, selection_split, try_recipe
-from deformlib.paper.study import LIGHT, RECIPES, STUDIES, Experiment, make_split, run
+from deformlib.paper.small import cannot_show, expected_half, shrink
+from deformlib.paper.study import LIGHT, RECIPES, STUDIES, Experiment, StudyError, make_split, run, train_on
 from deformlib.splits import ORIGINAL, by_actor
 from deformlib.training import TrainConfig
 from deformlib.video import decode_video, resize
@@ -124,6 +125,34 @@ def test_every_actor_is_held_out_once_in_five_seeds_and_again_in_another_order()
     assert np.array_equal(by_actor(people, 1, held_out=5).val, by_actor(people, 1, held_out=5, order=0).val)
 
 
+def test_fewer_actors_train_and_the_same_people_test():
+    """Ten of twenty, and those who test by_actor; nobody is drawn twice; more than there are is a sentence."""
+    people = People()
+
+    def split_of(word: str, seed: int = 3, recipe: str = "large"):
+        return make_split(Experiment("", word, "plain", seed, recipe), people)
+
+    def names(side: np.ndarray) -> set[str]:
+        return {people.videos[clip].actor for clip in side[:, 0]}
+
+    whole, ten = split_of("by_actor"), split_of("by_actor_10")
+    assert ten.name == "by_actor_10" and np.array_equal(ten.val, whole.val) and names(ten.train) < names(whole.train)
+    assert len(names(ten.train)) == 10 and len(ten.train) == 10 * 3 * len(LIGHT)
+    assert names(ten.train) != names(split_of("by_actor_10", 8).train)  # the same people test, in another order
+    five, again = train_on(whole, people, 5), train_on(whole, people, 5)
+    assert names(five.train) < names(ten.train) and np.array_equal(five.train, again.train)
+    with pytest.raises(StudyError, match="20 actors to train on, .*wants 25"):
+        split_of("by_actor_25")
+    upright = split_of("by_actor_upright")
+    assert np.array_equal(upright.val, whole.val) and names(upright.train) == names(whole.train)
+    assert {AUGMENTATIONS[copy].kind for copy in upright.train[:, 1]} == {"brightness"}
+    assert set(upright.train[:, 1]) < set(LIGHT)
+    assert split_of("by_actor_upright", recipe="classroom").train[:, 1].max() < 124
+    alone = [split_of("by_person", seed) for seed in range(25)]
+    assert set().union(*(names(split.val) for split in alone)) == names(np.arange(75)[:, None])
+    assert all(len(names(split.val)) == 1 and len(names(split.train)) == 24 for split in alone)
+
+
 def test_the_light_copies_turn_and_brighten_a_little():
     amounts = {
         kind: [one.amount for one in map(AUGMENTATIONS.__getitem__, LIGHT) if one.kind == kind]
@@ -143,6 +172,40 @@ def test_the_main_comparison_is_twenty_paired_runs():
     assert {e.split for e in main} == {"by_actor"} and {e.recipe for e in main + splits + controls} == {"large"}
     names = [e.name for e in main + splits + controls]
     assert len(names) == len(set(names))
+
+
+def test_no_run_of_the_other_studies_is_done_twice_and_none_is_lost():
+    """Beside the records of `large`: names that differ, but for the warped clips, which those runs are asked for."""
+    people = People()
+    people.folder = Path("large")
+    beside = {name: study for name, study in STUDIES.items() if study.folder == "large"}
+    assert set(beside) == {f"large_{word}" for word in ("controls", "warps", "upright", "frames", "cores", "actors")}
+    names = {
+        name: [run.name for run in study.experiments(people)]
+        for name, study in (beside | {"large": STUDIES["large"]}).items()
+    }
+    assert names.pop("large_warps") == names["large"] and STUDIES["large_warps"].warped
+    every = [name for some in names.values() for name in some]
+    assert len(every) == len(set(every)) == 20 + 25 + 10 + 25 + 25 + 40
+
+
+def test_a_small_study_is_of_other_actors_and_says_what_it_cannot_show():
+    people = People()
+    people.folder = Path("small")
+    for name in ("large", "large_actors", "large_upright"):
+        little = shrink(name, STUDIES[name])
+        assert little.recipe == "small" and little.seeds == 5 and little.folder == "small-large"
+        assert little.models == STUDIES[name].models and little.warped == STUDIES[name].warped
+    assert shrink("large_actors", STUDIES["large_actors"]).splits == ("by_actor_10", "by_actor_25")
+    assert shrink("large_splits", STUDIES["large_splits"]).folder == "small-large_splits"
+    steps = [each.training.epochs * each.training.epoch_steps for each in (RECIPES["large"], RECIPES["small"])]
+    assert steps == [3000, 200] and RECIPES["small"].network == RECIPES["large"].network
+    assert expected_half(5, 544, 136) == pytest.approx(7.14, abs=0.01)  # 2.776 x sqrt(0.45 x 0.2 / 136)
+    said = cannot_show(shrink("large", STUDIES["large"]).experiments(people), people)
+    assert "15 test clips a run, 200 steps, seeds: 5." in said and "± 22 points" in said and "2.42 points" in said
+    assert "no interval" in cannot_show(STUDIES["large"].experiments(people, (0,), "small"), people)
+    with pytest.raises(StudyError, match="no small version of tasks"):
+        shrink("tasks", STUDIES["tasks"])
 
 
 def test_a_recipe_is_chosen_on_other_actors(tmp_path: Path):

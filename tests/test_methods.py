@@ -41,6 +41,7 @@ from deformlib.paper.methods import (
     track,
     vote_shares,
 )
+from deformlib.paper.pretraining import MOTION, PRETRAINED
 from deformlib.paper.study import (
     METHODS,
     STUDIES,
@@ -355,8 +356,8 @@ def test_r2plus1d_takes_gray_clips():
 
 def test_every_model_of_a_study_has_a_title_and_a_method(squares: Corpus):
     """One line each in methods.csv, and none too many; Table 2 lists each row once under two splits."""
-    models = {model for study in (TABLE2, *STUDIES.values()) for model in study.models}
-    assert set(titles()) == models == set(METHODS | BASELINES)
+    models = {model for study in (TABLE2, *(STUDIES | MOTION).values()) for model in study.models}
+    assert set(titles()) == models == set(METHODS | BASELINES | PRETRAINED)
     experiments = TABLE2.experiments(squares, range(2))
     assert len({experiment.name for experiment in experiments}) == len(experiments) == 2 * 2 * len(TABLE2.models)
     assert {experiment.split for experiment in experiments} == {"by_actor", "by_copy"}

@@ -18,12 +18,12 @@ from ..files import DeformlibError
 if TYPE_CHECKING:
     from .study import Experiment
 
-DEFAULT_CORPUS, LARGE_CORPUS = Path("data/procedural"), Path("data/large")
+DEFAULT_CORPUS, LARGE_CORPUS, SMALL_CORPUS = Path("data/procedural"), Path("data/large"), Path("data/small")
 EXAMPLE = Path(__file__).parents[2] / "results" / "example-classroom"
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="videos or BVH files, made if it is the default one")]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="tiny, classroom, narrow, large, paper, released or card", show_default="the study's own")
+    str | None, typer.Option(help="tiny, classroom, narrow, large, small, paper, released or card", show_default="the study's own")
 ]
 SeedsOption = Annotated[
     int | None, typer.Option(min=1, help="runs of each kind, from 1 up", show_default="the study's own")
@@ -129,9 +129,8 @@ def prepared(folder: Path) -> Path:
     from ..make.large import make_large
     from ..make.mocap import has_motion, motion_corpus
 
-    if folder == LARGE_CORPUS and not (folder / "manifest.csv").exists():
-        return make_large(folder)
-
+    if folder in (LARGE_CORPUS, SMALL_CORPUS) and not (folder / "manifest.csv").exists():
+        return make_large(folder, selection=folder == SMALL_CORPUS)
     if folder == DEFAULT_CORPUS and not (folder / "manifest.csv").exists():  # one of another seed stays
         return make_corpus(folder)
     return motion_corpus(folder, rendered(folder)) if has_motion(folder) else folder
@@ -173,8 +172,9 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="classroom, table1, table2, leakage, frames, robustness, cores, defects, tasks, narrow, large, large_splits "
-            "or large_controls"
+            help="classroom, table1, table2, leakage, frames, robustness, cores, defects, tasks, narrow, large, "
+            "large_splits, large_controls, large_warps, large_upright, large_frames, large_cores, large_actors, "
+            "large_motion or large_from_motion"
         ),
     ],
     models: Annotated[
@@ -187,6 +187,7 @@ def study(
     workers: WorkersOption = None,
     results: ResultsOption = None,
     cache: CacheOption = None,
+    small: Annotated[bool, typer.Option("--small", help="a large study in ten minutes, on 40 actors")] = False,
     more_models: Annotated[list[str] | None, typer.Option("--models", hidden=True)] = None,  # as it was: --models A B
 ) -> None:
     """Do the runs of a named study that are missing, and write its tables; torchrun starts it in several processes."""
@@ -197,10 +198,12 @@ def study(
     from ..records import load_records
     from ..training import distributed_state
     from .methods import BASELINES, TABLE2
+    from .pretraining import MOTION, PRETRAINED
+    from .small import cannot_show, shrink
     from .study import METHODS, RECIPES, STUDIES, NetworkMethod, StudyError, run
     from .table2 import write_tables
 
-    studies, methods = STUDIES | {"table2": TABLE2}, METHODS | BASELINES
+    studies, methods = STUDIES | {"table2": TABLE2} | MOTION, METHODS | BASELINES | PRETRAINED
     if name not in studies:
         raise StudyError(f"There is no study {name!r}: take one of {', '.join(studies)}.")
     chosen, asked = studies[name], [*(more_models or ()), *(models or ())]
@@ -208,6 +211,7 @@ def study(
         raise StudyError(f"{name} has no model {min(unknown)!r}: take from {', '.join(chosen.models)}.")
     if asked:
         chosen = replace(chosen, models=tuple(model for model in chosen.models if model in asked))
+    chosen = shrink(name, chosen) if small else chosen
     recipe = recipe or chosen.recipe
     if recipe not in RECIPES:
         raise StudyError(f"There is no recipe {recipe!r}: take one of {', '.join(RECIPES)}.")
@@ -216,11 +220,13 @@ def study(
             "The study tasks needs other films: make them with `corpus data/tasks --tasks`, then name "
             "--corpus data/tasks/words or data/tasks/styles."
         )
-    if chosen.recipe == "large" and corpus == DEFAULT_CORPUS:
-        corpus = LARGE_CORPUS
-    usual = corpus in (DEFAULT_CORPUS, LARGE_CORPUS)
+    if name == "large_motion" and corpus == DEFAULT_CORPUS:
+        raise StudyError("The study large_motion needs motion capture: name a folder of BVH files with --corpus.")
+    if chosen.recipe in ("large", "small") and corpus == DEFAULT_CORPUS:
+        corpus = SMALL_CORPUS if small else LARGE_CORPUS
+    usual = corpus in (DEFAULT_CORPUS, LARGE_CORPUS, SMALL_CORPUS) or name == "large_motion"
     others = [recipe] * (recipe != chosen.recipe) + [corpus.resolve().name] * (not usual)
-    folder = results or Path("results") / "-".join([name, *others])
+    folder = results or Path("results") / "-".join([chosen.folder or name, *others])
     network, state = RECIPES[recipe].network, distributed_state()
     with state.main_process_first():  # the others find the videos made and decoded
         films = Corpus(prepared(corpus), network.size, network.in_channels == 3, cache, quiet=True)
@@ -240,7 +246,9 @@ def study(
         print(f"{name}: {chosen.question}")
         if any(isinstance(methods[experiment.model], NetworkMethod) for experiment in experiments):
             print(f"A run of {recipe} needs {RECIPES[recipe].needs}.")
-        print(cost(experiments, folder, workers), flush=True)
+        print(cost(experiments, folder, workers, chosen.warped), flush=True)
+        if small:
+            print(cannot_show(experiments, films))
     run(experiments, folder, cache, workers, methods, chosen.warped)
     state.wait_for_everyone()
     state.destroy_process_group()  # a process that leaves while another still talks to it would look like a crash
@@ -262,12 +270,14 @@ def reproduce(
     study("classroom", None, corpus, recipe, seeds, workers, results, cache)
 
 
-def cost(experiments: list["Experiment"], folder: Path, workers: int = 1) -> str:
+def cost(experiments: list["Experiment"], folder: Path, workers: int = 1, warped: bool = False) -> str:
     """What the runs without a record will take, in words: minutes from records in `folder` and beside it, if any."""
-    from .study import machine
+    from .study import machine, undone
 
-    missing = [experiment for experiment in experiments if not (folder / f"{experiment.name}.json").exists()]
+    missing = undone(experiments, folder)
     said = f"{len(missing)} runs to do, {len(experiments) - len(missing)} done"
+    if more := len(undone(experiments, folder, warped)) - len(missing):
+        said += f", {more} of them to be evaluated on warped clips, from their weights"
     if not missing:
         return said
     here = machine()["device"].partition(", threads")[0]  # processor and cores, or the GPU

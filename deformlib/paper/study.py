@@ -195,13 +195,13 @@ def match_parameters(config: NetworkConfig, parameters: int) -> NetworkConfig:
 
     Without such a layer: in every 2D convolution.
     """
-    name = "hidden" if config.hidden else "conv2d"
-    wider = [config]
+    widths, wider = config.hidden or config.conv2d, [config]
     while len(wider) < 2 or abs(_size(wider[-1]) - parameters) < abs(_size(wider[-2]) - parameters):
-        wider.append(replace(config, **{name: tuple(width + len(wider) for width in getattr(config, name))}))
+        more: Any = tuple(width + len(wider) for width in widths)
+        wider.append(replace(config, hidden=more) if config.hidden else replace(config, conv2d=more))
     return wider[-2]
 
-
+# %% ../../notebooks/workshop/study.ipynb #a12b28a2
 def multiply_adds(net: nn.Module) -> int:
     """Multiply-adds of one clip, forwards: those of convolutions and matrix products, as PyTorch counts them.
 
@@ -610,7 +610,7 @@ def run(
             time.sleep(1)
     return [found[experiment] for experiment in experiments]
 
-
+# %% ../../notebooks/workshop/study.ipynb #86647756
 def undone(experiments: Sequence[Experiment], folder: Path, warped: bool = False) -> list[Experiment]:
     """The experiments without a record, whoever makes it; warped: or whose record says nothing of warped clips."""
 
@@ -717,7 +717,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, method: Metho
         shutil.rmtree(folder / experiment.name, ignore_errors=True)
     return done
 
-
+# %% ../../notebooks/workshop/study.ipynb #eec1ecdb
 def _warp_later(path: Path, experiment: Experiment, corpus: Corpus, split: Split) -> dict:
     """The record at `path` with the accuracy on warped clips, from the weights beside it.
 
