@@ -135,10 +135,10 @@ def test_a_run_is_made_once(tmp_path: Path):
     """A record of other settings is replaced; one of the same is read, whatever it says."""
     path = tmp_path / "only-offsets-seed-1.json"
     path.write_text(json.dumps({"settings": {}}))
-    (first,) = page.run_only_offsets(tmp_path, [1], steps=2, test=3)
+    (first,) = page.run_only_offsets(tmp_path, [1], {"commit": None}, steps=2, test=3)
     assert json.loads(path.read_text()) == first and set(first["accuracy"]) == set(page.ARMS)
     path.write_text(json.dumps(first | {"cpu_seconds": -1}))
-    (again,) = page.run_only_offsets(tmp_path, [1], steps=2, test=3)
+    (again,) = page.run_only_offsets(tmp_path, [1], {}, steps=2, test=3)
     assert again["cpu_seconds"] == -1
 
 

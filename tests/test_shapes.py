@@ -150,12 +150,12 @@ def test_fidelity_keeps_offsets_near():
 
 
 def test_a_run_is_recorded_once(tmp_path: Path):
-    record = shapes.run_next(tmp_path, "free", 3, "validation", lambda calls: [], steps=20, lr=1e-3)
+    record = shapes.run_next(tmp_path, "free", 3, {}, "validation", lambda calls: [], steps=20, lr=1e-3)
     (path,) = tmp_path.glob("*.json")
     assert path.name == "shapes-free-steps-20-lr-0.001-validation-seed-3.json"
     assert record["alarms"] == {"looks": 2, "rang": []} and record["settings"]["lr"] == 1e-3
     path.write_text(json.dumps(record | {"marked": True}))
-    assert shapes.run_next(tmp_path, "free", 3, "validation", steps=20, lr=1e-3)["marked"]
+    assert shapes.run_next(tmp_path, "free", 3, {}, "validation", steps=20, lr=1e-3)["marked"]
 
 
 def runs(arm: str) -> list[dict]:

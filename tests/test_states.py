@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from deformlib.align import states
+from deformlib.align.runs import count_parameters
 from deformlib.align.states import AlignedConvLSTM, AlignedVideoNet, Clips
 from deformlib.convlstm import ConvLSTM
 from deformlib.files import DeformlibError
@@ -248,7 +249,7 @@ def test_no_digit_of_the_test_is_trained_on():
 
 def test_arms_have_as_many_parameters():
     nets = {arm: states.make_predictor(arm) for arm in states.ARMS}
-    counts = {arm: states.count_parameters(net) for arm, net in nets.items()}
+    counts = {arm: count_parameters(net) for arm, net in nets.items()}
     assert counts["plain"] < 0.8 * counts["states"]
     assert all(abs(counts[arm] / counts["states"] - 1) < 0.06 for arm in states.ARMS if arm != "plain"), counts
     assert nets["taps"].layer.deform_steps == tuple(range(10)) and not nets["plain"].layer.deform_steps
@@ -397,7 +398,7 @@ def test_a_record_is_whole(path: Path):
     steps = 10 if task != "bodies" else 7
     for arm, run in record["arms"].items():
         assert re.fullmatch(r"[0-9a-f]{40}", run["commit"]) and run["cpu_seconds"] > 10
-        assert run["parameters"] == states.count_parameters(states.make_predictor(arm, steps))
+        assert run["parameters"] == count_parameters(states.make_predictor(arm, steps))
         found = run["results"]
         assert 0 < found["mse"] < record["copy"]["mse"] and len(found["by_step"]) == steps - 1
         assert abs(np.mean(found["by_step"]) - found["mse"]) < 1e-6

@@ -8,10 +8,9 @@ __all__ = ['ARMS', 'coarse', 'CoarseNet', 'PlainNet', 'measure_coarse_dis', 'kno
            'foresight', 'follow_film']
 
 # %% ../../notebooks/workshop/align_controls.ipynb #f15e20f6
-import json
-import time
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,8 @@ from deformlib.align.follow import (
     train_align,
     warp,
 )
+from .runs import count_parameters, is_done, loss_ends, read_run, timed, write_run
 from ..deform import deform_conv2d
-from ..files import atomic_write
 from ..make.figures import ACTS, ClipPlan, draw_actor, frame_figure, perform, plan_corpus
 from ..make.pairs import SIZE, film_pairs, to_small
 from ..video import read_video
@@ -121,6 +120,7 @@ def run_coarse(
     folder: Path,
     arm: str,
     seeds: Sequence[int],
+    about: dict,
     lr: float = 4e-3,
     steps: int = 400,
     skip: str = "b",
@@ -129,57 +129,32 @@ def run_coarse(
     """Train an arm of ARMS, "plain" with this skip, b as block means; one JSON record a seed.
 
     Trained on actors 1 to 8 of corpus 0, measured on `known_pairs(people)`. A record with the same settings is read
-    and not run again.
+    and not run again. about: what a record says of machine and commit (`machine` of paper.study).
     """
-    from deformlib.paper.study import machine
-
+    plain = arm == "plain"
     settings: dict[str, Any] = {"steps": steps, "lr": lr, "batch": 8, "window": 64, "width": 16, "block": 4}
-    settings |= {"skip": skip if arm == "plain" else None, "threads": torch.get_num_threads()}
-    skipped, chosen = f"-skip-{skip}" if arm == "plain" else "", "" if people == "test" else f"-{people}"
-    records, films, pairs = [], [], None
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        path = folder / f"coarse-{arm}{skipped}-lr-{lr:g}{chosen}-seed-{seed}.json"
-        if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
-            records.append(kept)
-            continue
-        if pairs is None:
-            films = [film_pairs(clip) for clip in plan_corpus(0) if clip.actor in TRAIN_ACTORS]
-            pairs = known_pairs(people)
-            others = {
-                "copy": measure(pairs, pairs.a),
-                "coarse": measure(pairs, coarse(pairs.b)),
-                "dis": measure_coarse_dis(pairs),
-            }
+    settings |= {"skip": skip if plain else None, "threads": torch.get_num_threads()}
+    name = f"coarse-{arm}" + f"-skip-{skip}" * plain + f"-lr-{lr:g}" + f"-{people}" * (people != "test")
+    paths = {seed: folder / f"{name}-seed-{seed}.json" for seed in seeds}
+    left = {seed: path for seed, path in paths.items() if not is_done(path, settings)}
+    if left:
+        films = [film_pairs(clip) for clip in plan_corpus(0) if clip.actor in TRAIN_ACTORS]
+        pairs, train = known_pairs(people), {"corpus": 0, "actors": list(TRAIN_ACTORS), "clips": len(films)}
+        others = {"copy": measure(pairs, pairs.a), "coarse": measure(pairs, coarse(pairs.b))}
+        others["dis"] = measure_coarse_dis(pairs)
+        data = {"source": "procedural body videos, not GEMEP", "clothes": "checks", "size": SIZE, "train": train}
+        data["measured"] = {"people": people, "pairs": len(pairs)}
+    for seed, path in left.items():
         torch.manual_seed(seed)
-        net, began = PlainNet(16, skip) if arm == "plain" else ARMS[arm](16), time.process_time()
-        losses = train_align(net, films, seed, steps, lr, see=coarse)
-        seconds, found = round(time.process_time() - began, 1), measure_network(net, pairs, coarse)
-        if arm == "plain":
+        net = PlainNet(16, skip) if plain else ARMS[arm](16)
+        losses, seconds = timed(partial(train_align, net, films, seed, steps, lr, see=coarse))
+        found = measure_network(net, pairs, coarse)
+        if plain:
             found = {"mse_moving": found["mse_moving"]}  # its offsets are zero: nothing to read
-        records.append(
-            {
-                "name": path.stem,
-                "data": {
-                    "source": "procedural body videos, not GEMEP",
-                    "clothes": "checks",
-                    "size": SIZE,
-                    "train": {"corpus": 0, "actors": list(TRAIN_ACTORS), "clips": len(films)},
-                    "measured": {"people": people, "pairs": len(pairs)},
-                },
-                "split": "by_actor",
-                "seed": seed,
-                "settings": settings,
-                "parameters": sum(each.numel() for each in net.parameters() if each.requires_grad),
-                "loss": {"first_50": float(np.mean(losses[:50])), "last_50": float(np.mean(losses[-50:]))},
-                "results": {**others, "network": found},
-                "cpu_seconds": seconds,
-                **machine(),
-            }
-        )
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(records[-1], indent=1), encoding="utf-8")
-    return records
+        record = {"data": data, "split": "by_actor", "seed": seed, "settings": settings}
+        record |= {"parameters": count_parameters(net, learning=True), "loss": loss_ends(losses)}
+        write_run(path, record | {"results": {**others, "network": found}, "cpu_seconds": seconds} | about)
+    return [read_run(path) for path in paths.values()]
 
 # %% ../../notebooks/workshop/align_controls.ipynb #1661c270
 def joint_paths(clip: ClipPlan) -> np.ndarray:

@@ -8,10 +8,9 @@ __all__ = ['TRAIN_ACTORS', 'TRAIN_GAPS', 'TEST_GAPS', 'flow_from_taps', 'warp', 
            'align_loss', 'train_align', 'KnownPairs', 'measure', 'measure_network', 'measure_dis', 'run_align']
 
 # %% ../../notebooks/06b_offsets_that_follow.ipynb #fcaf07b0
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .runs import count_parameters, is_done, loss_ends, read_run, timed, write_run
 from ..deform import deform_conv2d, to_2tuple
-from ..files import atomic_write
 from ..make.figures import plan_corpus
 from ..make.pairs import SIZE, WALL, Film, draw_batch, film_pairs, joint_moves, list_pairs, true_flow
 
@@ -264,71 +262,33 @@ def measure_dis(pairs: KnownPairs) -> dict:
     return measure(pairs, warp(pairs.a, flow), flow)
 
 # %% ../../notebooks/06b_offsets_that_follow.ipynb #ddb713a0
-def run_align(folder: Path, seeds: Sequence[int], checks: bool = True, steps: int = 1300) -> list[dict]:
+def run_align(folder: Path, seeds: Sequence[int], about: dict, checks: bool = True, steps: int = 1300) -> list[dict]:
     """Train on actors 1 to 8 of corpus 0, test on the ten people of corpus 1: one JSON record a seed, and its weights.
 
-    Written to `folder`; a run whose record is there with the same settings is read and not run again.
+    Written to `folder`; a run whose record is there with the same settings is read and not run again. about: what a
+    record says of machine and commit (`machine` of paper.study).
     """
-    from deformlib.paper.study import machine
-
-    settings: dict[str, Any] = {
-        "steps": steps,
-        "lr": 4e-3,
-        "batch": 8,
-        "window": 64,
-        "width": 16,
-        "threads": torch.get_num_threads(),
-    }
-    clothes, records, films, pairs = "checks" if checks else "flat", [], [], None
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        path = folder / f"align-{clothes}-seed-{seed}.json"
-        if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
-            records.append(kept)
-            continue
-        if pairs is None:
-            films = [film_pairs(clip, checks) for clip in plan_corpus(0) if clip.actor in TRAIN_ACTORS]
-            tested = [film_pairs(clip, checks) for clip in plan_corpus(1)[::6]]
-            pairs = KnownPairs(tested)
-            others = {"copy": measure(pairs, pairs.a), "dis": measure_dis(pairs)}
-            data = {
-                "source": "procedural body videos, not GEMEP",
-                "clothes": clothes,
-                "size": SIZE,
-                "train": {
-                    "corpus": 0,
-                    "actors": list(TRAIN_ACTORS),
-                    "clips": len(films),
-                    "pairs": sum(map(len, list_pairs(films, TRAIN_ACTORS, TRAIN_GAPS).values())),
-                },
-                "test": {
-                    "corpus": 1,
-                    "actors": sorted({film.actor for film in tested}),
-                    "clips": len(tested),
-                    "pairs": len(pairs),
-                },
-            }
+    settings: dict[str, Any] = {"steps": steps, "lr": 4e-3, "batch": 8, "window": 64, "width": 16}
+    settings |= {"threads": torch.get_num_threads()}
+    clothes = "checks" if checks else "flat"
+    paths = {seed: folder / f"align-{clothes}-seed-{seed}.json" for seed in seeds}
+    left = {seed: path for seed, path in paths.items() if not is_done(path, settings)}
+    if left:
+        films = [film_pairs(clip, checks) for clip in plan_corpus(0) if clip.actor in TRAIN_ACTORS]
+        tested = [film_pairs(clip, checks) for clip in plan_corpus(1)[::6]]
+        pairs, rows = KnownPairs(tested), list_pairs(films, TRAIN_ACTORS, TRAIN_GAPS)
+        others = {"copy": measure(pairs, pairs.a), "dis": measure_dis(pairs)}
+        train = {"corpus": 0, "actors": list(TRAIN_ACTORS), "clips": len(films), "pairs": sum(map(len, rows.values()))}
+        test = {"corpus": 1, "actors": sorted({film.actor for film in tested}), "clips": len(tested)}
+        data = {"source": "procedural body videos, not GEMEP", "clothes": clothes, "size": SIZE, "train": train}
+        data["test"] = test | {"pairs": len(pairs)}
+    for seed, path in left.items():
         torch.manual_seed(seed)
         net = AlignNet(settings["width"])
-        untrained, began = measure_network(net, pairs), time.process_time()
-        losses = train_align(net, films, seed, steps, settings["lr"], settings["batch"])
-        seconds = round(time.process_time() - began, 1)
-        records.append(
-            {
-                "name": path.stem,
-                "data": data,
-                "split": "by_actor",
-                "seed": seed,
-                "settings": settings,
-                "parameters": sum(each.numel() for each in net.parameters()),
-                "loss": {"first_50": float(np.mean(losses[:50])), "last_50": float(np.mean(losses[-50:]))},
-                "results": {**others, "untrained": untrained, "taps": measure_network(net, pairs)},
-                "cpu_seconds": seconds,
-                **machine(),
-            }
-        )
-        with atomic_write(path.with_suffix(".safetensors")) as part:
-            save_file(net.state_dict(), part)
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(records[-1], indent=1), encoding="utf-8")
-    return records
+        untrained = measure_network(net, pairs)
+        losses, seconds = timed(partial(train_align, net, films, seed, steps, settings["lr"], settings["batch"]))
+        record = {"data": data, "split": "by_actor", "seed": seed, "settings": settings}
+        record |= {"parameters": count_parameters(net), "loss": loss_ends(losses)}
+        record["results"] = {**others, "untrained": untrained, "taps": measure_network(net, pairs)}
+        write_run(path, record | {"cpu_seconds": seconds} | about, net)
+    return [read_run(path) for path in paths.values()]

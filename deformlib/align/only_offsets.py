@@ -11,7 +11,6 @@ __all__ = ['SIZES', 'TURNS', 'ARMS', 'LEARNING_RATES', 'Digits', 'split_digits',
 
 # %% ../../notebooks/workshop/only_offsets.ipynb #08fb1296
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,13 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
+from .runs import count_parameters, is_done, read_run, write_run
 from ..deform import DeformConv2d
-from ..files import atomic_write
 from ..offsets import record_offsets
 
 SIZES, TURNS = (0.5, 0.7, 1.0, 1.4, 2.0), (20, 40, 60)  # of the tests: times 16 px; degrees, both ways
@@ -348,48 +346,33 @@ LEARNING_RATES = {
 }
 
 # %% ../../notebooks/workshop/only_offsets.ipynb #1fe48ba5
-def run_only_offsets(folder: Path, seeds: Sequence[int], steps: int = 600, test: int = 360) -> list[dict]:
+def run_only_offsets(folder: Path, seeds: Sequence[int], about: dict, steps: int = 600, test: int = 360) -> list[dict]:
     """Train every arm of ARMS and test it on the first `test` test digits: one JSON record a seed, in `folder`.
 
     steps: of a branch or a fine-tuning, 7/12 of them supervised where any are; the plain network gets 5/6 as many, the
-    one from scratch the sum of both, or three times that.
+    one from scratch the sum of both, or three times that. about: what a record says of machine and commit (`machine`
+    of paper.study).
     A run whose record is there with the same settings is read and not run again. Seed 0 leaves its offsets' weights.
     """
-    from deformlib.paper.study import machine
-
     counts = {"plain": steps * 5 // 6, "branch": steps, "supervised": steps * 7 // 12}
     threads = torch.get_num_threads()
     settings: dict[str, Any] = {"steps": counts, "lr": LEARNING_RATES, "batch": 32, "test": test, "threads": threads}
-    parts, records = split_digits(), []
+    parts, source = split_digits(), "scikit-learn's digits (UCI optical digits, test part), 16 px on 32x32"
     tested = Digits(*(part[:test] for part in parts["test"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        path = folder / f"only-offsets-seed-{seed}.json"
-        if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
-            records.append(kept)
-            continue
+    paths = {seed: folder / f"only-offsets-seed-{seed}.json" for seed in seeds}
+    for seed in (seed for seed, path in paths.items() if not is_done(path, settings)):
         began = time.process_time()
         nets = train_arms(parts["train"], seed, settings)
-        records.append(
-            {
-                "name": path.stem,
-                "data": {
-                    "source": "scikit-learn's digits (UCI optical digits, test part), 16 px on 32x32",
-                    "pictures": {name: len(part.labels) for name, part in parts.items()},
-                },
-                "split": "by_picture",
-                "seed": seed,
-                "settings": settings,
-                "parameters": {arm: sum(each.numel() for each in trainable(net)) for arm, net in nets.items()},
-                "accuracy": {arm: measure_accuracy(net, tested) for arm, net in nets.items()},
-                "taps": {arm: measure_taps(nets[arm], tested) for arm in ("labels", "supervised_labels")},
-                "cpu_seconds": round(time.process_time() - began, 1),
-                **machine(),
-            }
-        )
-        if seed == 0:
-            with atomic_write(path.with_suffix(".safetensors")) as part:
-                save_file(nets["supervised_labels"].state_dict(), part)
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(records[-1], indent=1), encoding="utf-8")
-    return records
+        record = {
+            "data": {"source": source, "pictures": {name: len(part.labels) for name, part in parts.items()}},
+            "split": "by_picture",
+            "seed": seed,
+            "settings": settings,
+            "parameters": {arm: count_parameters(net, learning=True) for arm, net in nets.items()},
+            "accuracy": {arm: measure_accuracy(net, tested) for arm, net in nets.items()},
+            "taps": {arm: measure_taps(nets[arm], tested) for arm in ("labels", "supervised_labels")},
+            "cpu_seconds": round(time.process_time() - began, 1),
+            **about,
+        }
+        write_run(paths[seed], record, nets["supervised_labels"] if seed == 0 else None)
+    return [read_run(path) for path in paths.values()]

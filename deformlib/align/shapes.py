@@ -9,10 +9,9 @@ __all__ = ['SIDE', 'WIDTH', 'SPEED', 'RATES', 'SEEDS_OF_CLIPS', 'ARMS', 'texture
            'train_next', 'run_next']
 
 # %% ../../notebooks/workshop/shapes.ipynb #6d8da67a
-import json
-import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,11 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .follow import flow_from_taps, warp
+from .runs import count_parameters, is_done, loss_ends, read_run, timed, write_run
 from ..deform import deform_conv2d
-from ..files import atomic_write
 from ..offsets import RecordedOffsets, record_offsets
 
 SIDE, WIDTH, SPEED = 32, 12, 4.0  # pixels of a frame and of a shape; pixels a frame along each axis, at most
@@ -237,47 +235,40 @@ def run_next(
     folder: Path,
     arm: str,
     seed: int,
+    about: dict,
     clips: str = "test",
     alarm: Callable[[Sequence[RecordedOffsets]], list[str]] | None = None,
     **changes: Any,
 ) -> dict:
     """Train one network of ARMS and measure it on 200 clips: one JSON record and its weights, in `folder`.
 
-    A record that is there with the same settings is read and not run again. changes: settings in the place of those
-    of ARMS, named in the file's name too. alarm: of `train_next`.
+    A record that is there with the same settings is read and not run again. about: what a record says of machine and
+    commit (`machine` of paper.study). changes: settings in the place of those of ARMS, named in the file's name too.
+    alarm: of `train_next`.
     """
-    from deformlib.paper.study import machine
-
     settings = ARMS[arm] | changes | {"batch": 16, "threads": torch.get_num_threads()}
     name = "-".join(["shapes", arm, *(f"{key}-{value:g}" for key, value in changes.items()), clips, f"seed-{seed}"])
     path = folder / f"{name}.json"
-    if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
-        return kept
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes, began = draw_shapes(np.random.default_rng(SEEDS_OF_CLIPS[clips]), 200), time.process_time()
+    if is_done(path, settings):
+        return read_run(path)
+    shapes = draw_shapes(np.random.default_rng(SEEDS_OF_CLIPS[clips]), 200)
     torch.manual_seed(seed)
-    net = NextFrame(settings["moving"], settings["rest"])
-    losses, rang = train_next(net, seed, settings["steps"], settings["lr"], 16, settings["fidelity"], alarm)
-    seconds = round(time.process_time() - began, 1)
+    net, steps = NextFrame(settings["moving"], settings["rest"]), settings["steps"]
+    (losses, rang), seconds = timed(
+        partial(train_next, net, seed, steps, settings["lr"], 16, settings["fidelity"], alarm)
+    )
+    drawn = {"clips": 200, "seed": SEEDS_OF_CLIPS[clips]}
     record = {
-        "name": name,
-        "data": {
-            "source": "textured shapes, drawn anew",
-            "size": SIDE,
-            clips: {"clips": 200, "seed": SEEDS_OF_CLIPS[clips]},
-        },
+        "data": {"source": "textured shapes, drawn anew", "size": SIDE, clips: drawn},
         "split": "drawn_anew",
         "seed": seed,
         "settings": settings,
-        "parameters": sum(each.numel() for each in net.parameters()),
-        "loss": {"first_50": float(np.mean(losses[:50])), "last_50": float(np.mean(losses[-50:]))},
+        "parameters": count_parameters(net),
+        "loss": loss_ends(losses),
         "results": {**measure_others(shapes), "network": measure_next(net, shapes)},
-        "alarms": {"looks": settings["steps"] // 10, "rang": rang} if alarm else None,
+        "alarms": {"looks": steps // 10, "rang": rang} if alarm else None,
         "cpu_seconds": seconds,
-        **machine(),
+        **about,
     }
-    with atomic_write(path.with_suffix(".safetensors")) as part:
-        save_file(net.state_dict(), part)
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return record
+    write_run(path, record, net)
+    return read_run(path)

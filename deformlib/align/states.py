@@ -6,14 +6,11 @@ read it. Networks with and without that predict the next frame of digits and of 
 # %% auto #0
 __all__ = ['SIZE', 'FRAMES', 'ASKED', 'BODY_FRAMES', 'TRAIN_ACTORS', 'ARMS', 'LR', 'TASKS', 'move_state', 'StateOffsets',
            'KnownOffsets', 'AlignedConvLSTM', 'AlignedVideoNet', 'Clips', 'digit_paths', 'draw_digits', 'digit_motion',
-           'digit_images', 'digit_clips', 'body_films', 'body_clips', 'Predictor', 'count_parameters', 'make_predictor',
-           'train_predictor', 'predict', 'read_motion', 'against_truth', 'measure', 'Task', 'task_clips',
-           'training_clips', 'run_states']
+           'digit_images', 'digit_clips', 'body_films', 'body_clips', 'Predictor', 'make_predictor', 'train_predictor',
+           'predict', 'read_motion', 'against_truth', 'measure', 'Task', 'task_clips', 'training_clips', 'run_states']
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #5794d496
 import copy
-import json
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -23,14 +20,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .runs import count_parameters, is_done, loss_ends, read_run, save_weights, timed, write_run
 from ..convlstm import ConvLSTM
 from ..deform import AUTOCAST, deform_conv2d
-from ..files import atomic_write
 from ..make.figures import plan_corpus
 from ..make.pairs import WALL, Film, film_pairs, true_flow
 from ..network import NetworkConfig, VideoNet
@@ -118,25 +114,20 @@ class AlignedConvLSTM(ConvLSTM):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """What forward returns, and the offsets of every step [B, T, 2, H, W]."""
-        a = self.input_maps(x)  # (T, B, F or 4F, H, W)
-        zeros = torch.zeros_like(a[0, :, : len(self.B)])  # (B, F, H, W)
+        self._check_steps(x)
+        zeros = x.new_zeros(len(x), len(self.B), *x.shape[3:])  # (B, F, H, W)
         h, c = (zeros, zeros) if state is None else self._check_state(state, x, zeros)
         mask = None if lengths is None else self._step_mask(lengths, x)  # (T, B, 1, 1, 1)
-        gates, seen, hidden, offsets = self.gates(self, a), self.offset_branch.input_maps(x), [], []
-        for step in range(x.shape[2]):
-            before = h, c
-            offsets.append(self.offset_branch(seen[step], h))  # (B, 2, H, W)
-            h, c = move_state(torch.cat([h, c], 1), offsets[-1]).chunk(2, 1)
-            candidate, values = gates(step, self.state_conv(h), h)
-            i, f, o = torch.sigmoid(values).unbind(1)
-            c = f * c + i * torch.tanh(candidate)
-            h = (o * torch.tanh(c)).to(a.dtype)
-            hidden.append(h)
-            if mask is not None:  # a clip that is over keeps its state
-                h, c = (torch.where(mask[step], new, old) for new, old in zip((h, c), before, strict=True))
-        output = torch.stack(hidden, 2)
-        output = output if mask is None else torch.where(mask.movedim(0, 2), output, 0)
-        return output, (h, c), torch.stack(offsets, 1)
+        seen, hidden, offsets = self.offset_branch.input_maps(x), [], []
+        for step, x_t in enumerate(x.split(1, 2)):
+            offset = self.offset_branch(seen[step], h)  # (B, 2, H, W)
+            if mask is not None:  # a clip that is over keeps its state, where it is
+                offset = offset * mask[step]
+            h, c = move_state(torch.cat([h, c], 1), offset).chunk(2, 1)
+            output, (h, c) = super().forward(x_t, (h, c), None if mask is None else mask[step].flatten().long())
+            hidden.append(output)
+            offsets.append(offset)
+        return torch.cat(hidden, 2), (h, c), torch.stack(offsets, 1)
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #7a325c48
 class AlignedVideoNet(VideoNet):
@@ -307,11 +298,6 @@ ARMS = {  # what is compared, and what a table calls it
     "told_states": "told it, and h and c move by it",
 }
 
-
-def count_parameters(net: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(parameter.numel() for parameter in net.parameters())
-
 # %% ../../notebooks/workshop/state_alignment.ipynb #044506e2
 def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predictor:
     """The untrained predictor of one of ARMS for clips of so many steps; gates are convolutions (Shi et al. 2015).
@@ -469,32 +455,27 @@ def run_states(
     the same settings is not trained again. Of seed 0, plain_matched and states leave their weights beside it.
     """
     settings = {"steps": steps, "batch": 16, "lr": LR, "width": 12, "threads": torch.get_num_threads(), "test": test}
-    folder.mkdir(parents=True, exist_ok=True)
-    clips, records = task_clips(task, 10**6, settings["test"], test=True), []
-    title, data, split = TASKS[task]
-    for seed in seeds:
-        path = folder / f"states-{task}-seed-{seed}.json"
-        record: dict[str, Any] = {"name": path.stem, "task": title, "data": data, "split": split, "seed": seed}
-        record |= {"settings": settings, "copy": measure(None, clips), "arms": {}}
-        record |= {name: value for name, value in about.items() if name != "commit"}
-        if path.exists() and (kept := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
-            record = kept
+    clips, (title, data, split) = task_clips(task, 10**6, settings["test"], test=True), TASKS[task]
+    paths = {seed: folder / f"states-{task}-seed-{seed}.json" for seed in seeds}
+    for seed, path in paths.items():
+        record: dict[str, Any] = {"task": title, "data": data, "split": split, "seed": seed, "settings": settings}
+        record |= {"copy": measure(None, clips), "arms": {}}
+        record |= {name: value for name, value in about.items() if name != "commit"}  # each arm has its own
+        if is_done(path, settings):
+            record = read_run(path)
         for arm in (arm for arm in arms if arm not in record["arms"]):
             torch.manual_seed(seed)
-            net, began = make_predictor(arm, clips.frames.shape[2] - 1), time.process_time()
-            losses = train_predictor(net, partial(training_clips, task, seed), steps)
+            net = make_predictor(arm, clips.frames.shape[2] - 1)
+            losses, seconds = timed(partial(train_predictor, net, partial(training_clips, task, seed), steps))
             record["arms"][arm] = {
                 "parameters": count_parameters(net),
                 "hidden": len(net.layer.B),
-                "loss": {"first_50": float(np.mean(losses[:50])), "last_50": float(np.mean(losses[-50:]))},
-                "cpu_seconds": round(time.process_time() - began, 1),
+                "loss": loss_ends(losses),
+                "cpu_seconds": seconds,
                 "commit": about["commit"],
                 "results": measure(net, clips),
             }
             if seed == 0 and arm in ("plain_matched", "states"):
-                with atomic_write(folder / f"states-{task}-{arm}.safetensors") as part:
-                    save_file(net.state_dict(), part)
-            with atomic_write(path) as part:
-                part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        records.append(record)
-    return records
+                save_weights(folder / f"states-{task}-{arm}.safetensors", net)
+            write_run(path, record)
+    return [read_run(path) for path in paths.values()]

@@ -5,9 +5,9 @@ and keep one record of each."""
 
 # %% auto #0
 __all__ = ['UPRIGHT', 'LIGHT', 'RECIPES', 'FEWER', 'SPLITS', 'USUAL', 'BOTH', 'CONTROLS', 'FRAMES', 'CORES', 'METHODS', 'STUDIES',
-           'WARPS', 'Recipe', 'StudyError', 'Experiment', 'train_on', 'make_split', 'count_parameters',
-           'match_parameters', 'multiply_adds', 'FitResult', 'Method', 'NetworkMethod', 'Study', 'commit', 'machine',
-           'make_record', 'warp', 'robustness', 'run', 'undone', 'fill_defaults']
+           'WARPS', 'Recipe', 'StudyError', 'Experiment', 'train_on', 'make_split', 'match_parameters', 'multiply_adds',
+           'FitResult', 'Method', 'NetworkMethod', 'Study', 'commit', 'machine', 'make_record', 'warp', 'robustness',
+           'run', 'undone', 'fill_defaults']
 
 # %% ../../notebooks/workshop/study.ipynb #f23bf1bf
 import copy
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..align.runs import count_parameters
 from ..align.states import AlignedVideoNet
 from ..augment import affine
 from ..corpus import Corpus
@@ -178,11 +179,6 @@ def make_split(experiment: Experiment, corpus: Corpus) -> Split:
     return split if SPLITS[word] is by_actor else replace(split, val=split.val[: min(2 * len(corpus), 2000)])
 
 # %% ../../notebooks/workshop/study.ipynb #3a599276
-def count_parameters(net: nn.Module) -> int:
-    """Numbers that training may change or that stand still beside them: all parameters."""
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
 @lru_cache(maxsize=256)
 def _size(config: NetworkConfig) -> int:
     """Parameters of the VideoNet of a configuration, counted without memory for them and without a random number."""
