@@ -208,6 +208,38 @@ function player(panel, advance, show) {
   return { stop, toggle, label: () => (timer ? "pause" : "play") };
 }
 
+// A function that changes state in place, within bounds(state), from key to [lowest, highest]; `show` draws what is
+// fresh, and changed(keys) is told.
+function setter(state, bounds, show, changed) {
+  return (wanted) => {
+    const now = { ...state, ...wanted };
+    for (const key of Object.keys(bounds(now))) now[key] = limit(now[key], ...bounds(now)[key]);
+    const fresh = Object.keys(now).filter((key) => now[key] !== state[key]);
+    if (!fresh.length) return;
+    Object.assign(state, now);
+    show();
+    changed(fresh);
+  };
+}
+
+// The keys that move: arrows the position, page up and down what is counted by `page`.
+function moves(state, set, page) {
+  const by = (key, step) => () => set({ [key]: state[key] + step });
+  return {
+    ArrowUp: by("row", -1), ArrowDown: by("row", 1), ArrowLeft: by("column", -1), ArrowRight: by("column", 1),
+    PageUp: by(page, -1), PageDown: by(page, 1),
+  };
+}
+
+// at([y, x]): where the mouse is on a canvas, in pixels of a picture that is so many of them wide.
+function hover(canvas, width, at) {
+  const tell = (event) => {
+    const box = canvas.getBoundingClientRect(), zoom = box.width / width;
+    at([event.clientY - box.top, event.clientX - box.left].map((place) => place / zoom - 0.5));
+  };
+  for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, tell);
+}
+
 const options = (count) =>
   Array.from({ length: count }, (_, number) => element("option", { value: number, textContent: number + 1 }));
 
@@ -248,6 +280,9 @@ function build(scene) {
 function explore(root, scene, state, changed) {
   const { panel, views, slider, said, play, layer, depth, overlay } = build(scene);
   const steps = scene.frames.shape[0], layers = scene.networks[0].layers.length, [rows, columns] = scene.networks[0].map;
+  const set = setter(state, ({ layer }) => ({
+    step: [0, steps - 1], layer: [0, layers - 1], depth: [1, layer + 1], row: [0, rows - 1], column: [0, columns - 1],
+  }), show, changed);
   const playing = player(panel, () => set({ step: (state.step + 1) % steps }), show);
   root.replaceChildren(panel);
 
@@ -268,30 +303,11 @@ function explore(root, scene, state, changed) {
     }
   }
 
-  function set(wanted) {
-    const now = { ...state, ...wanted };
-    now.step = limit(now.step, 0, steps - 1);
-    now.layer = limit(now.layer, 0, layers - 1);
-    now.depth = limit(now.depth, 1, now.layer + 1);
-    now.row = limit(now.row, 0, rows - 1);
-    now.column = limit(now.column, 0, columns - 1);
-    const fresh = Object.keys(now).filter((key) => now[key] !== state[key]);
-    if (!fresh.length) return;
-    Object.assign(state, now);
-    show();
-    changed(fresh);
-  }
-
-  for (const { network, canvas } of views) {
-    const hover = (event) => {
-      const box = canvas.getBoundingClientRect(), zoom = box.width / (scene.frames.shape[2] + 2 * scene.margin);
-      const pixel = [event.clientY - box.top, event.clientX - box.left].map((place) => place / zoom - scene.margin - 0.5);
-      const [scale, shift] = network.to_frame;
-      const [row, column] = pixel.map((place, axis) => Math.round((place - shift[axis]) / scale[axis]));
-      set({ row, column });
-    };
-    canvas.addEventListener("pointermove", hover);
-    canvas.addEventListener("pointerdown", hover);
+  for (const { network: { to_frame: [scale, shift] }, canvas } of views) {
+    hover(canvas, scene.frames.shape[2] + 2 * scene.margin, (pixel) => {
+      const place = (axis) => Math.round((pixel[axis] - scene.margin - shift[axis]) / scale[axis]);
+      set({ row: place(0), column: place(1) });
+    });
   }
   slider.addEventListener("input", () => set({ step: Number(slider.value) }));
   layer.addEventListener("change", () => set({ layer: Number(layer.value) }));
@@ -300,12 +316,7 @@ function explore(root, scene, state, changed) {
   play.addEventListener("click", playing.toggle);
 
   listen(panel, {
-    ArrowUp: () => set({ row: state.row - 1 }),
-    ArrowDown: () => set({ row: state.row + 1 }),
-    ArrowLeft: () => set({ column: state.column - 1 }),
-    ArrowRight: () => set({ column: state.column + 1 }),
-    PageUp: () => set({ step: state.step - 1 }),
-    PageDown: () => set({ step: state.step + 1 }),
+    ...moves(state, set, "step"),
     1: () => set({ depth: 1 }),
     2: () => set({ depth: 2 }),
     3: () => set({ depth: 3 }),
@@ -481,6 +492,8 @@ function buildPairs(scene) {
 // The explorer of pairs in `root`; state, changed and set as in `explore`.
 function explorePairs(root, scene, state, changed) {
   const { panel, views, slider, said, play } = buildPairs(scene), count = scene.pairs.length;
+  const bounds = { pair: [0, count - 1], row: [0, scene.map[0] - 1], column: [0, scene.map[1] - 1] };
+  const set = setter(state, () => bounds, show, changed);
   const playing = player(panel, () => set({ pair: (state.pair + 1) % count }), show);
   root.replaceChildren(panel);
 
@@ -495,34 +508,14 @@ function explorePairs(root, scene, state, changed) {
     });
   }
 
-  function set(wanted) {
-    const now = { ...state, ...wanted };
-    now.pair = limit(now.pair, 0, count - 1);
-    now.row = limit(now.row, 0, scene.map[0] - 1);
-    now.column = limit(now.column, 0, scene.map[1] - 1);
-    const fresh = Object.keys(now).filter((key) => now[key] !== state[key]);
-    if (!fresh.length) return;
-    Object.assign(state, now);
-    show();
-    changed(fresh);
-  }
-
-  const hover = (event) => {
-    const box = event.target.getBoundingClientRect(), zoom = box.width / scene.side;
-    const [row, column] = [event.clientY - box.top, event.clientX - box.left].map((place) =>
-      Math.round((place / zoom - 0.5) / scene.stride));
+  hover(views[0].canvas, scene.side, (pixel) => {
+    const [row, column] = pixel.map((place) => Math.round(place / scene.stride));
     set({ row, column });
-  };
-  for (const kind of ["pointermove", "pointerdown"]) views[0].canvas.addEventListener(kind, hover);
+  });
   slider.addEventListener("input", () => set({ pair: Number(slider.value) }));
   play.addEventListener("click", playing.toggle);
   listen(panel, {
-    ArrowUp: () => set({ row: state.row - 1 }),
-    ArrowDown: () => set({ row: state.row + 1 }),
-    ArrowLeft: () => set({ column: state.column - 1 }),
-    ArrowRight: () => set({ column: state.column + 1 }),
-    PageUp: () => set({ pair: state.pair - 1 }),
-    PageDown: () => set({ pair: state.pair + 1 }),
+    ...moves(state, set, "pair"),
     " ": playing.toggle,
   });
 

@@ -1,7 +1,8 @@
 """What several test modules share."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -429,3 +430,28 @@ def lively_network(net: VideoNet) -> tuple[VideoNet, torch.Tensor]:
     clips = torch.rand(3, config.in_channels, config.length, config.size, config.size, dtype=torch.float64)
     clips[1:] *= torch.tensor([0.5, 0.1]).view(2, 1, 1, 1, 1)
     return net, clips
+
+
+# Pages
+
+
+@contextmanager
+def opened(browser, explorer, folder: Path, width: int = 1100, height: int = 800) -> Iterator:
+    """An explorer's exported file, opened; afterwards: no error was raised, and nothing but the file was asked for."""
+    path = explorer.export_html(folder / "explorer.html")
+    page = browser.new_page(viewport={"width": width, "height": height})
+    errors, asked = [], []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_selector("canvas")
+    yield page
+    page.close()
+    assert not errors and asked == [path.as_uri()]
+
+
+def pixels(page) -> list[str]:
+    """What the canvases of a page look like."""
+    return page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())")

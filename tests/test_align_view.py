@@ -13,6 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from factories import opened, pixels
 
 from deformlib.align.follow import AlignNet, flow_from_taps
 from deformlib.align.view import (
@@ -194,19 +195,8 @@ def test_the_page_is_one_file_that_needs_nothing(explorer: AlignExplorer, tmp_pa
 
 @pytest.fixture
 def page(browser, explorer: AlignExplorer, tmp_path: Path) -> Iterator:
-    """The exported file, opened; afterwards: no error was raised, and nothing but the file was asked for."""
-    path = explorer.export_html(tmp_path / "page.html")
-    page = browser.new_page(viewport={"width": 1000, "height": 760})
-    errors, asked = [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("dialog", lambda dialog: errors.append(dialog.message))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("canvas")
-    yield page
-    page.close()
-    assert not errors and asked == [path.as_uri()]
+    with opened(browser, explorer, tmp_path, 1000, 760) as page:
+        yield page
 
 
 def go(page, pair: int, row: int, column: int) -> dict:
@@ -282,13 +272,13 @@ def test_keys_and_controls(page, explorer: AlignExplorer):
     for _ in range(12):
         page.keyboard.press("PageDown")
     assert said.inner_text().strip() == "10 of 10"
-    before = page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())")
+    before = pixels(page)
     page.keyboard.press(" ")
     assert page.locator("button").inner_text() == "pause"
     page.wait_for_function("old => document.querySelector('output').innerText !== old", arg=said.inner_text())
     page.keyboard.press(" ")
     assert page.locator("button").inner_text() == "play"
-    assert page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())") != before
+    assert pixels(page) != before
     page.locator("input[type=range]").focus()
     row = here()
     page.keyboard.press("Home")

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from factories import opened, pixels
 from torch import nn
 
 from deformlib.explorer import Explorer, as_scene, trace_clip
@@ -223,45 +224,24 @@ def test_the_file_is_one_file_and_its_labels_are_harmless(explorer, tmp_path):
 
 @pytest.fixture
 def page(browser, explorer: Explorer, tmp_path: Path) -> Iterator:
-    """The exported file, opened; afterwards: no error was raised, and nothing but the file was asked for."""
-    path = explorer.export_html(tmp_path / "explorer.html")
-    page = browser.new_page(viewport={"width": 1100, "height": 800})
-    errors, asked = [], []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("dialog", lambda dialog: errors.append(dialog.message))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    page.wait_for_selector("canvas")
-    yield page
-    page.close()
-    assert not errors and asked == [path.as_uri()]
+    with opened(browser, explorer, tmp_path) as page:
+        yield page
 
 
 def test_a_page_says_what_it_cannot_draw(browser, diverged, tmp_path):
-    page, errors = browser.new_page(), []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(diverged.export_html(tmp_path / "page.html").as_uri())
-    page.wait_for_selector("canvas")
-    said = page.locator("figcaption").first
-    assert "9 points, 0 outside" in said.inner_text() and "not drawn" not in said.inner_text()
-    for layer, lost in ((1, 1), (2, 9)):
-        page.locator("select").first.select_option(index=layer)
-        page.locator("input[type=checkbox]").set_checked(True)
-        assert f"{lost} of them are not drawn: their offsets or weights are not finite" in said.inner_text()
-    assert "9 outside the frame" in page.locator("figcaption").nth(1).inner_text()
-    page.close()
-    assert not errors
+    with opened(browser, diverged, tmp_path) as page:
+        said = page.locator("figcaption").first
+        assert "9 points, 0 outside" in said.inner_text() and "not drawn" not in said.inner_text()
+        for layer, lost in ((1, 1), (2, 9)):
+            page.locator("select").first.select_option(index=layer)
+            page.locator("input[type=checkbox]").set_checked(True)
+            assert f"{lost} of them are not drawn: their offsets or weights are not finite" in said.inner_text()
+        assert "9 outside the frame" in page.locator("figcaption").nth(1).inner_text()
 
 
 def shown(page, name: str) -> torch.Tensor:
     """The points that a canvas shows, (y, x, weight)."""
     return torch.tensor(page.locator("figure", has_text=name).locator("canvas").evaluate("canvas => canvas.points"))
-
-
-def pixels(page) -> list[str]:
-    """What the canvases look like."""
-    return page.locator("canvas").evaluate_all("all => all.map(canvas => canvas.toDataURL())")
 
 
 def test_javascript_and_python_agree(page, explorer):
