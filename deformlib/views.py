@@ -53,7 +53,7 @@ def draw_points(
         ax.set_xlabel(f"{int((~finite).sum())} of {len(points)} points are not finite")
     values, order = values[finite].sort(stable=True)
     y, x = points[finite][order].T.numpy()
-    size = max(4, 60 / len(points) ** 0.5)
+    size = max(4, 60 / max(1, len(points)) ** 0.5)
     if weights is None:
         ax.scatter(x, y, s=size, color=POINT, linewidths=0, zorder=3)
     else:

@@ -57,6 +57,17 @@ def test_points_that_are_not_finite_are_counted_and_not_drawn():
     plt.close(figure)
 
 
+def test_no_points_are_no_error():
+    """With and without weights: nothing is drawn but the position, and the axes stay as they are."""
+    for weights in (None, torch.ones(0)):
+        figure, ax = plt.subplots()
+        draw_points(torch.ones(0, 2), draw_frame(torch.zeros(30, 30), ax), (4, 3), weights)
+        empty, position = ax.collections[:2]
+        assert len(empty.get_offsets()) == 0 and position.get_offsets().tolist() == [[3, 4]]
+        assert ax.get_xlim() == (-0.5, 29.5) and not ax.get_xlabel()
+        plt.close(figure)
+
+
 def test_without_an_axes_pyplots_is_drawn_into():
     """So that drawings can be laid over one another."""
     figure, ax = plt.subplots()
