@@ -1,6 +1,7 @@
 """What nbval does not see: the notebooks build the library, were run whole, are small, and open and close alike."""
 
 import ast
+import io
 import json
 import re
 import shutil
@@ -8,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from execute_notebooks import small_picture
 from exercises import books
+from PIL import Image
 from sync import library
 
 from deformlib.paper.copy import ADDRESS
@@ -97,14 +101,40 @@ def test_is_small(path: Path):
 
 
 def test_all_are_small_together_and_a_crowded_cell_is_seen():
-    """All notebooks weigh under 6 MB. A function of 30 lines is no crowd, two of 15 lines are, and so are 30 lines
+    """All notebooks weigh under 5 MB. A function of 30 lines is no crowd, two of 15 lines are, and so are 30 lines
     without any.
     """
-    assert sum(path.stat().st_size for path in NOTEBOOKS) < 6e6
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 5e6
     lines = "\n".join(f"    a = {number}" for number in range(14))
     assert not crowded(f"def f():\n{lines}\n{lines}")
     assert crowded(f"def f():\n{lines}\ndef g():\n{lines}")
     assert crowded("\n".join(f"a{number} = 0" for number in range(30)))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture as bytes."""
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def test_stored_pictures_are_small_and_look_the_same():
+    """256 colours are kept exactly; of more, walls stay smooth and a thin line keeps its colour; done once."""
+    rng = np.random.default_rng(0)
+    few = rng.integers(0, 200, (64, 64, 1), np.uint8).repeat(4, 2)
+    few[..., 3] = 255
+    small = small_picture(png(few))
+    assert len(small) < len(png(few)) and small_picture(small) == small
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(small)).convert("RGB")), few[..., :3])
+    wall = rng.integers(80, 160, (200, 200, 1), np.uint8).repeat(3, 2)
+    along = rng.integers(0, 240, (200, 100, 1)) * [1, -1, 0] + [0, 240, 128]  # a ramp of colours, with grain
+    many = np.concatenate([wall, along + rng.integers(0, 12, along.shape)], 1).astype(np.uint8)
+    many[:40, 100] = 255, 0, 0
+    small = small_picture(png(many))
+    shown = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    assert len(small) < 0.8 * len(png(many)) and len(np.unique(shown.reshape(-1, 3), axis=0)) <= 256
+    assert np.array_equal(shown[:, :200], many[:, :200]) and abs(shown - many).max() < 20
+    few[..., 3] = 100
+    assert small_picture(png(few)) == png(few)  # one sees through it
 
 
 @every_chapter

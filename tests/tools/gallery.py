@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from execute_notebooks import few_colours, small_picture
 
 from deformlib.align.view import AlignExplorer, example, save_pair_film
 from deformlib.explorer import ClipTrace, Explorer, trace_clip
@@ -83,6 +84,19 @@ def save(name: str, figure: plt.Figure) -> None:
     with atomic_write(GALLERY / name) as beside:
         figure.savefig(beside, dpi=80)
     plt.close(figure)
+
+
+def lighten(path: Path) -> None:
+    """Write a PNG in at most 256 colours, a GIF in the same 96 in all its frames."""
+    with atomic_write(path) as beside:
+        if path.suffix == ".png":
+            beside.write_bytes(small_picture(path.read_bytes()))
+            return
+        frames, milliseconds = iio.imread(path, index=None)[..., :3], iio.immeta(path)["duration"]
+        sheet = few_colours(frames.reshape(-1, *frames.shape[2:]), 96)  # one below the other
+        height, width = frames.shape[1:3]
+        parts = [sheet.crop((0, top, width, top + height)) for top in range(0, sheet.height, height)]
+        parts[0].save(beside, "GIF", save_all=True, append_images=parts[1:], duration=milliseconds, loop=0)
 
 
 def moved(seen: ClipTrace, step: int, layer: int, depth: int, place: tuple[int, int]) -> float:
@@ -240,6 +254,8 @@ def main() -> None:
         "The explorer of chapter 00: point at a place of one frame, and see where taps look for it in the frame before"
     )
     texts["follow.gif"] = follow()
+    for path in (*GALLERY.glob("*.png"), *GALLERY.glob("*.gif")):
+        lighten(path)
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
     blocks = {"film": pictures.pop("follow.gif"), "results": results(), "gallery": "\n".join(pictures.values())}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
