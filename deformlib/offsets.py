@@ -123,11 +123,12 @@ def map_to_input(chain: nn.Module) -> Tensor:
     scale, shift = IDENTITY
     layers: dict[str, Any] = {}
     for name, layer in named_layers(chain):
+        if any(outer in ("", name) or name.startswith(f"{outer}.") for outer in layers):  # an offset branch
+            continue
         fixed = hasattr(layer, "output_size") or isinstance(layer, (nn.Upsample, nn.PixelShuffle))
         if fixed or getattr(layer, "transposed", False):
             raise ValueError(f"{name or 'the layer'} enlarges, or pools to a fixed size: its centres are not known.")
-        inside = any(outer in ("", name) or name.startswith(f"{outer}.") for outer in layers)  # an offset branch
-        if hasattr(layer, "kernel_size") and hasattr(layer, "stride") and not inside:
+        if hasattr(layer, "kernel_size") and hasattr(layer, "stride"):
             layers[name] = layer
     for layer in reversed(layers.values()):
         given = layer.kernel_size, layer.stride, getattr(layer, "dilation", 1), getattr(layer, "padding", 0)

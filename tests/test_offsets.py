@@ -194,6 +194,16 @@ def test_wrapped_layers_of_a_chain_count_once():
             map_to_input(nn.Sequential(pool, layer))
 
 
+def test_an_offset_branch_may_enlarge():
+    """What lies inside a layer is not on the way through it: the centres are those of the layer without the branch."""
+    layer = DeformConv2d(2, 2, 3, stride=2, padding=1)
+    layer.offset_branch = nn.Sequential(nn.Conv2d(2, 18, 3, 4, 1), nn.Upsample(scale_factor=2))
+    plain = nn.Conv2d(2, 2, 3, stride=2, padding=1)
+    assert layer(torch.rand(1, 2, 16, 16)).shape == (1, 2, 8, 8)
+    assert map_to_input(layer).equal(map_to_input(plain))
+    assert map_to_input(nn.Sequential(layer, layer)).equal(map_to_input(nn.Sequential(plain, plain)))
+
+
 def test_many_positions_at_once_and_where_they_lie():
     torch.manual_seed(0)
     fields = [
