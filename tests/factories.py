@@ -1,9 +1,10 @@
 """What several test modules share."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deformlib.deform import DeformConv2d, deform_conv2d
 from deformlib.media.cache import FrameCache, fingerprint
 from deformlib.network import NetworkConfig, VideoNet, paper_steps
 from deformlib.offsets import Field
+from deformlib.paper.study import RECIPES, WARPS
 from deformlib.video import DecodedVideo, decode_video
 
 # Motion capture
@@ -377,6 +379,76 @@ def make_record(model: str, split: str, seed: int, right: int, of: int = 10, **c
         "versions": {"torch": "2.9.0", "av": None},
         "commit": "0123456789",
     } | changes
+
+
+def make_large(model: str, seed: int, right: int, split: str = "by_actor", **changes: object) -> dict:
+    """A record as the study `large` leaves it: so many of 1,360 clips right, 80 of 400 actors held out."""
+    record = make_record(model, split, seed, right, 1360)
+    held_out = [f"a{actor:03d}" for actor in range(80 * (seed % 5), 80 * (seed % 5) + 80)]
+    offsets = [[0.5, 0.25, 0.125] if model != "plain" else []] * 2
+    return (
+        record
+        | {
+            "name": f"large-{model}-{split}-{seed}",
+            "experiment": record["experiment"] | {"corpus": "large", "recipe": "large"},
+            "corpus": record["corpus"] | {"name": "large", "videos": 6800, "actors": 400, "key": "large"},
+            "split": record["split"] | {"held_out": held_out if split == "by_actor" else None},
+            "settings": {
+                "network": {"length": 16, "size": 32},
+                "training": asdict(RECIPES["large"].training) | {"seed": seed},
+            },
+            "history": [{"epoch": n + 1, "loss": 2.0 - n, "offsets": offsets[n]} for n in range(2)],
+            "seconds": 450.0,
+        }
+        | changes
+    )
+
+
+def warped_record(model: str, split: str, seed: int, right: int, of: int = 20, corpus: str = "toy") -> dict:
+    """A whole record of a run with so many right predictions; on warped clips it gets half of them."""
+    label = [clip % 2 for clip in range(of)]
+    said = [kind if clip < right else 1 - kind for clip, kind in enumerate(label)]
+    warped = {
+        kind: [[amount, right / of / (1 if amount == (kind == "scale") else 2)] for amount in amounts]
+        for kind, amounts in WARPS.items()
+    }
+    training = {"optimizer": "adamw", "lr": 0.0015, "weight_decay": 0.05, "batch": 8, "epochs": 8, "epoch_steps": 100}
+    toy = make_record(model, split, seed, right, of)
+    clips = {"clip": [f"{seed}_{clip}.avi" for clip in range(of)], "copy": [-1] * of, "label": label, "predicted": said}
+    return toy | {
+        "name": f"classroom-{model}-{split}-{seed}",
+        "experiment": toy["experiment"] | {"corpus": corpus, "recipe": "classroom"},
+        "corpus": toy["corpus"] | {"name": corpus, "source": "made up, not GEMEP", "key": corpus},
+        "parameters": 1234,
+        "multiply_adds": 5_000_000,
+        "settings": {"network": {"length": 16, "size": 32}, "training": training},
+        "validation": toy["validation"] | clips,
+        "robustness": warped,
+        "seconds": 36.0,
+        "device": "CPU, toy",
+    }
+
+
+def write_records(folder: Path, records: list[dict]) -> None:
+    """Write records as `run` does, a file each, without a check."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in records:
+        (folder / f"{each['name']}.json").write_text(json.dumps(each))
+
+
+def small_study(gains: tuple[int, ...], corpus: str = "toy") -> list[dict]:
+    """Plain and deformable under three splits, a seed for each of `gains`: how many clips of 20 deformable has more
+    right.
+    """
+    rights = {"by_actor": 4, "by_clip": 5, "by_copy": 12}
+    return [
+        warped_record(
+            model, split, seed, right + (seed + split.count("o")) % 3 + gain * (model == "deformable"), corpus=corpus
+        )
+        for seed, gain in enumerate(gains)
+        for split, right in rights.items()
+        for model in ("plain", "deformable")
+    ]
 
 
 def moving_squares(folder: Path) -> Corpus:
