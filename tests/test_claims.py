@@ -1,45 +1,25 @@
-"""The claims of the paper: differences between models, robustness, and whether offsets are aligned with the body."""
-
-import json
-from dataclasses import replace
-from pathlib import Path
+"""Differences between models, corrected or not, and robustness."""
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
-from deformlib.corpus import Corpus
-from deformlib.make.figures import plan_corpus
-from deformlib.make.films import make_corpus
-from deformlib.network import load_network, save_network
-from deformlib.offsets import offset_magnitude, record_offsets
 from deformlib.paper.claims import (
     CHOICES,
     COMPARED,
     UNCHANGED,
-    alignment_table,
     contrasts,
-    correlate,
     describe_runs,
-    draw_alignment,
     draw_forest,
     draw_robustness,
-    figure_maps,
-    offset_alignment,
-    random_fields,
     robustness_gain,
     warped_accuracy,
     warped_differences,
-    write_alignment,
 )
-from deformlib.paper.commands import main
-from deformlib.paper.study import METHODS, RECIPES, WARPS, Experiment
+from deformlib.paper.powered import tost
+from deformlib.paper.study import WARPS
 from deformlib.paper.table2 import COLORS
-from deformlib.records import ResultsError, write_record
-
-# Differences and robustness
+from deformlib.records import ResultsError
 
 
 def run(model: str, seed: int, right: int, of: int = 100, split: str = "by_actor", fall: float = 0.0) -> dict:
@@ -122,6 +102,18 @@ def test_a_known_difference_is_found_with_its_interval_and_its_clips(records):
     )
 
 
+def test_corrected_intervals_are_those_of_equivalence_tests(records):
+    """Wider by sqrt(1 + J n2 / n1); differences and means stay; the t-test's p, which knows no correction, goes."""
+    for record in records:
+        record["corpus"]["videos"] = 500  # 100 of them test: a fifth
+    narrow, wide = (contrasts(records, COMPARED, corrected=which).set_index("model") for which in (False, True))
+    ratio = wide.loc["deformable", "difference ci95"] / narrow.loc["deformable", "difference ci95"]
+    assert ratio == pytest.approx(np.sqrt(1 + 3 / 4)) and "p (t)" in narrow and "p (t)" not in wide
+    assert wide.loc["deformable", "difference ci95"] == pytest.approx(tost([1, 4, 1]).half95)
+    assert wide.loc["deformable", "minus plain"] == narrow.loc["deformable", "minus plain"]
+    assert wide.loc["frozen_offsets", "ci95"] == pytest.approx(narrow.loc["frozen_offsets", "ci95"] * np.sqrt(1.5))
+
+
 def test_without_its_base_nothing_is_compared(records):
     with pytest.raises(ResultsError, match="no run of plain under by_copy"):
         contrasts(records, COMPARED, "by_copy")
@@ -166,130 +158,3 @@ def test_drawings_show_what_the_tables_hold(records):
     assert np.allclose(gain, [[amount, 2 if amount == 0 else 12] for amount in WARPS["rotate"]])
     draw_robustness(warped_accuracy(records[:1]), plt.subplots(2, 4)[1], COLORS, 50)  # one run, no pair
     plt.close("all")
-
-
-# Offsets and bodies
-
-
-def test_a_field_that_follows_is_told_from_shuffled_ones_and_from_a_place():
-    truth = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = correlate(3 * truth + 1, truth)
-    assert found["own"] == pytest.approx(1) and found["residual"] == pytest.approx(1)
-    assert abs(found["other clip"]) < 0.02 and abs(found["other step"]) < 0.05
-    assert correlate(2 - truth, truth)["residual"] == pytest.approx(-1)
-    shuffled = correlate(truth.roll(7, 0), truth)
-    assert abs(shuffled["own"]) < 0.05 and abs(shuffled["residual"]) < 0.05
-    later = correlate(truth.roll(1, 1), truth)
-    assert later["other step"] == pytest.approx(0.5, abs=0.05) and abs(later["own"]) < 0.05
-    middle = 5 * torch.hann_window(8, False).outer(torch.hann_window(8, False))
-    place = correlate(middle.expand_as(truth), truth + middle)
-    assert (
-        place["own"] > 0.9
-        and place["other clip"] == pytest.approx(place["own"], abs=0.01)
-        and np.isnan(place["residual"])
-    )
-    assert all(np.isnan(value) for value in correlate(torch.zeros_like(truth), truth).values())
-
-
-def test_figure_maps_are_the_figure():
-    """Full at the waist, nothing at the left edge, little motion; none once the last frame of a short clip repeats."""
-    clip = next(clip for clip in plan_corpus() if clip.name[3:6] == "joy" and clip.n_frames > 60)
-    config = RECIPES["classroom"].network
-    silhouette, motion = figure_maps(clip, config)
-    assert silhouette.shape == motion.shape == (config.steps, config.map_size, config.map_size)
-    assert silhouette.min() >= 0 and 0.9 < silhouette.max() <= 1 and silhouette[:, :, 0].max() == 0 < motion.max() <= 1
-    assert 0.1 < silhouette.mean() < 0.5 and (silhouette[:, -1, 3:5].amax(1) > 0.6).all()
-    assert motion.mean((1, 2)).max() < 0.15
-    short = replace(clip, n_frames=config.length // 2)
-    assert figure_maps(short, config)[1][config.steps // 2 :].max() == 0  # the last frame repeats
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Path, Corpus]:
-    """A tiny run of deformable with branches that are not zero, as files, and the clips that it was tested on."""
-    folder, plan = tmp_path_factory.mktemp("trained"), sorted(plan_corpus(), key=lambda clip: clip.n_frames)[:3]
-    corpus = Corpus(make_corpus(folder / "clips", plan), 32, cache=folder / "cache")
-    experiment = Experiment("clips", "by_actor", "deformable", 3, "tiny")
-    net = METHODS["deformable"].network(experiment, 3)
-    for layer in net.recurrent:
-        torch.nn.init.normal_(layer.input_conv.offset_branch.weight, std=0.1)
-    path = folder / "tiny-deformable-by_actor-3.safetensors"
-    save_network(net, path, ("a", "b", "c"))
-    names = [clip.name for clip in plan]
-    columns = {"frames": [0] * 3, "copy": [-1] * 3, "label": [0] * 3, "predicted": [0] * 3}
-    record = run("deformable", 3, 2, of=3) | {"experiment": vars(experiment), "validation": {"clip": names} | columns}
-    write_record(path.with_suffix(".json"), record)
-    return path, corpus
-
-
-def test_random_branches_move_taps_as_far(trained):
-    net, _ = load_network(trained[0])
-    clips = torch.rand(2, 1, net.config.length, 32, 32)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad(), record_offsets(net.eval()) as calls:
-        trained_fields = net.offset_fields(clips)
-    with torch.no_grad():
-        for mine, theirs, call in zip(trained_fields, random_fields(net, clips, 0), calls, strict=True):
-            far, same = (offset_magnitude(field.movedim(2, 0)) for field in (mine, theirs))
-            assert far.mean().item() == pytest.approx(same.mean().item(), rel=1e-3) and not torch.allclose(far, same)
-            kernel = torch.nn.init.normal_(torch.empty_like(call.layer.offset_branch.weight), generator=generator)
-            seen = torch.nn.functional.conv2d(call.input, kernel, padding=1).unflatten(0, (-1, 2)).transpose(0, 1)
-            assert torch.allclose(
-                theirs / theirs.norm(), seen / seen.norm(), atol=1e-5
-            )  # it sees what the trained one saw
-
-
-def test_alignment_asks_three_branches_of_every_layer(trained, tmp_path):
-    rows = pd.DataFrame(offset_alignment(*trained))
-    assert len(rows) == 3 * 2 * 3 and set(rows["clips"]) == {3} and set(rows["seed"]) == {3}
-    before, after = (rows[rows["branch"] == branch] for branch in ("untrained", "trained"))
-    assert before["own"].isna().all() and (before["displacement"] == 0).all() and (after["displacement"] > 0).all()
-    assert after["own"].between(-1, 1).all()
-    with pytest.raises(ResultsError, match="fewer than two clips"):
-        strangers = Corpus(
-            make_corpus(tmp_path / "others", sorted(plan_corpus(), key=lambda clip: clip.n_frames)[3:4]),
-            32,
-            cache=tmp_path,
-        )
-        offset_alignment(trained[0], strangers)
-
-
-def test_alignment_json_says_what_was_asked_and_is_no_run_record(trained):
-    path = write_alignment(trained[0].parent, trained[1].folder)
-    stored = json.loads(path.read_text())
-    assert stored["corpus"]["source"] == "procedural body videos, not GEMEP" and stored["weights"] == [trained[0].name]
-    assert {"commit", "versions", "device", "seconds"} <= set(stored) and len(stored["rows"]) == 18
-    assert stored["rows"][0]["own"] is None and path.parent.name == "offsets"
-    assert [path.name for path in trained[0].parent.glob("*.json")] == ["tiny-deformable-by_actor-3.json"]
-    table = alignment_table(stored["rows"])
-    assert len(table) == 2 * 3 * 2 and set(table["branch"]) == {"random", "trained"} and set(table["seeds"]) == {1}
-    figure, axes = plt.subplots(1, 2)
-    draw_alignment(stored["rows"], axes)
-    plt.close(figure)
-    with pytest.raises(ResultsError, match="holds no weights"):
-        write_alignment(trained[0].parent / "clips", trained[1].folder)
-
-
-def test_the_command_line_measures_alignment(trained, tmp_path, capsys):
-    """One sentence where it is written, and one where there are no weights."""
-    folder, films = trained[0].parent, str(trained[1].folder)
-    assert main(["align", str(folder), "--corpus", films, "--cache", str(folder / "cache")]) == 0
-    assert "alignment.json" in capsys.readouterr().out and (folder / "offsets" / "alignment.json").is_file()
-    assert main(["align", str(tmp_path), "--corpus", films]) == 1
-    assert "holds no weights of deformable runs" in capsys.readouterr().err
-
-
-def test_the_table_of_alignment_takes_means_over_seeds():
-    row = {
-        "branch": "trained",
-        "truth": "motion",
-        "layer": 1,
-        "clips": 9,
-        "displacement": 1.0,
-        "own": 0.5,
-        "other clip": 0.4,
-        "other step": 0.3,
-    }
-    table = alignment_table([row | {"seed": seed, "residual": value} for seed, value in enumerate((0.40, 0.44, 0.48))])
-    assert len(table) == 1 and table["residual"][0] == pytest.approx(0.44)
-    assert table["ci95"][0] == pytest.approx(0.0994, abs=1e-4) and table["seeds"][0] == 3

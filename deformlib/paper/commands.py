@@ -326,7 +326,7 @@ FilmsOption = Annotated[Path, typer.Option("--corpus", help="the procedural corp
 @app.command()
 def align(folder: FolderArgument, corpus: FilmsOption = DEFAULT_CORPUS, cache: CacheOption = None) -> None:
     """Ask trained offsets whether they follow the figures of the procedural corpus."""
-    from .claims import write_alignment
+    from .alignment import write_alignment
 
     print(f"{write_alignment(folder, corpus, cache)} is written; `python -m deformlib report` reads it")
 
