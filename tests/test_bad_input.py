@@ -22,7 +22,8 @@ from tools import media_matrix as media
 
 from deformlib.corpus import Corpus
 from deformlib.media.decode import decode
-from deformlib.paper.report import MAIN, write_report
+from deformlib.paper.report import write_report
+from deformlib.paper.small_studies import MAIN
 from deformlib.paper.study import Experiment, FitResult, run
 from deformlib.paper.table2 import write_tables
 from deformlib.splits import Split

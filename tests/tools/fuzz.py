@@ -50,7 +50,8 @@ from deformlib.make.films import make_corpus
 from deformlib.make.mocap import as_figure, motion_corpus, read_bvh
 from deformlib.media.folders import read_manifest
 from deformlib.network import VideoNet, load_network, save_network
-from deformlib.paper.report import MAIN, info_sheet, report
+from deformlib.paper.report import info_sheet, report
+from deformlib.paper.small_studies import MAIN, small_page
 from deformlib.paper.study import RECIPES
 from deformlib.paper.table2 import caption, confusion, recall, table1, table2, write_tables
 from deformlib.records import load_records
@@ -678,7 +679,7 @@ def pages(rng: random.Random, place: Path) -> tuple[Path, Use]:
     path.write_text(json.dumps(break_json(rng, json.loads(path.read_text()))))
 
     def use() -> None:
-        assert report(folder.parent).startswith("# ") and info_sheet(folder.parent).startswith("# ")
+        assert all(page(folder.parent).startswith("# ") for page in (report, small_page, info_sheet))
 
     return path, use
 
