@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import gallery
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -57,3 +58,11 @@ def test_the_figure_of_cost_shows_its_worst_point():
         r"highest point (\d\.\d\d), below the upper edge: True", printed(START.parent / "workshop" / "costs.ipynb")
     )
     assert said and float(said[1]) == pytest.approx(worst, abs=0.006)
+
+
+@pytest.mark.parametrize("mark", ["answer", "results"])
+def test_the_readme_says_what_the_records_say(mark: str):
+    """Between its marks, letter by letter: `python tests/tools/gallery.py --texts` writes it anew."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    written = re.search(rf"<!-- {mark} -->\n(.*?)<!-- end of {mark} -->", readme, re.DOTALL)
+    assert written and written[1] == gallery.blocks()[mark]

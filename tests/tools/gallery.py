@@ -1,13 +1,15 @@
-"""Pictures and results table of README.md, from committed networks and records.
+"""Pictures, answer and results table of README.md, from committed networks and records.
 
 Writes results/gallery and what is between README's marks. Numbers in the texts come from the arrays that are drawn.
-The screenshot needs Chromium and playwright; without them it stays as it is.
+The screenshot needs Chromium and playwright; without them it stays as it is. With --texts nothing is drawn: only the
+answer and the table are written.
 """
 
 import importlib.util
 import json
 import re
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,16 @@ from deformlib.make.figures import plan_corpus
 from deformlib.make.films import make_corpus
 from deformlib.network import VideoNet, load_network
 from deformlib.offsets import base_points, offset_magnitude, point_weights, sampling_points
+from deformlib.paper.answer import (
+    all_large,
+    answer_sentence,
+    cause_sentence,
+    compared,
+    find_large,
+    margin_sentence,
+    read_answer,
+)
+from deformlib.paper.claims import describe_runs
 from deformlib.paper.measures import receptive_field
 from deformlib.records import load_records
 from deformlib.tables import mean_ci, paired_difference, runs_table
@@ -58,6 +70,16 @@ def accuracy(name: str) -> str:
     tested = json.loads((RUNS / f"narrow-{name}-by_actor-0.json").read_text())["validation"]
     right = sum(label == said for label, said in zip(tested["label"], tested["predicted"], strict=True))
     return f"{right} of {len(tested['label'])} clips of unseen people right"
+
+
+def answer() -> str:
+    """README's answer: the sentences of the study `large`, and what they are of."""
+    records = all_large(find_large(ROOT / "results"))
+    found = read_answer(records)
+    told = [f"**{answer_sentence(found)}**", margin_sentence(found), cause_sentence(found, records)]
+    ran = compared(records, found.seeds)
+    of = f" ({ran[0]['corpus']['videos']:,} clips; {describe_runs(ran)}.)" if ran else ""
+    return " ".join(filter(None, told)) + of + "\n"
 
 
 def results() -> str:
@@ -257,9 +279,20 @@ def main() -> None:
     for path in (*GALLERY.glob("*.png"), *GALLERY.glob("*.gif")):
         lighten(path)
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
-    blocks = {"film": pictures.pop("follow.gif"), "results": results(), "gallery": "\n".join(pictures.values())}
+    write({"film": pictures.pop("follow.gif"), "gallery": "\n".join(pictures.values())} | blocks())
+    weight = sum(file.stat().st_size for file in GALLERY.iterdir())
+    print(f"results/gallery: {len(texts)} pictures, {weight / 1e3:.0f} kB, none from GEMEP")
+
+
+def blocks() -> dict[str, str]:
+    """What of README is written from records alone: mark -> text."""
+    return {"answer": answer(), "results": results()}
+
+
+def write(texts: dict[str, str]) -> None:
+    """Put texts between the marks of README.md."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, block in blocks.items():
+    for name, block in texts.items():
         marks = rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)"
         readme, found = re.subn(marks, lambda match, block=block: match[1] + block + match[2], readme, flags=re.DOTALL)
         if not found:
@@ -268,9 +301,7 @@ def main() -> None:
             )
     with atomic_write(ROOT / "README.md") as beside:
         beside.write_text(readme, encoding="utf-8")
-    weight = sum(file.stat().st_size for file in GALLERY.iterdir())
-    print(f"results/gallery: {len(texts)} pictures, {weight / 1e3:.0f} kB, none from GEMEP")
 
 
 if __name__ == "__main__":
-    main()
+    write(blocks()) if "--texts" in sys.argv else main()
