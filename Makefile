@@ -14,7 +14,7 @@ help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
 	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, and what each recipe costs here, in seven minutes"
 	@echo "make media       25 codecs in 15 containers, interlaced, turned, damaged: every frame against FFmpeg's own program (results/benchmarks/media.md)"
-	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its results table"
+	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its answer and results table"
 	@echo "make test        check the style (make lint), run all tests and check every notebook's stored outputs"
 	@echo "make lint        ruff (rules and format) and mypy"
 	@echo "make sync        write the library from the notebooks, and say whether anything had drifted"

@@ -190,15 +190,15 @@ def test_confusion_counts_and_recall(records: list[dict]):
 
 
 def test_a_table_as_text():
-    """One decimal, p with three, the paper's as printed, nothing for nan; LaTeX says what Markdown says, escaped."""
-    text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "paper": [96.38, 98.8]}))
-    assert text == "| a | b | paper |\n| --- | --- | --- |\n| 1.2 | x | 96.38 |\n|  |  | 98.8 |\n"
+    """One decimal, p with three, nothing for nan; LaTeX says what Markdown says, escaped."""
+    text = to_markdown(pd.DataFrame({"a": [1.25, float("nan")], "b": ["x", pd.NA], "p (t)": [0.0251, 0.0001]}))
+    assert text == "| a | b | p (t) |\n| --- | --- | --- |\n| 1.2 | x | 0.025 |\n|  |  | <0.001 |\n"
     assert to_markdown(pd.DataFrame({"p (t)": [0.0004, 0.0006]})).endswith("| <0.001 |\n| 0.001 |\n")
-    table = pd.DataFrame({"a_b": ["10 % & more", ""], "paper": [96.38, float("nan")], "c": ["1.0 ± 0.2", "#1"]})
+    table = pd.DataFrame({"a_b": ["10 % & more", ""], "d": [96.38, float("nan")], "c": ["1.0 ± 0.2", "#1"]})
     lines = to_latex(table).splitlines()
     assert lines[0] == r"\begin{tabular}{lll}" and lines[-1] == r"\end{tabular}"
-    assert lines[1:3] == [r"a\_b & paper & c \\", r"\hline"]
-    assert lines[3:5] == [r"10 \% \& more & 96.38 & 1.0 $\pm$ 0.2 \\", r" &  & \#1 \\"]
+    assert lines[1:3] == [r"a\_b & d & c \\", r"\hline"]
+    assert lines[3:5] == [r"10 \% \& more & 96.4 & 1.0 $\pm$ 0.2 \\", r" &  & \#1 \\"]
     assert to_latex(table, "p < 0.1").splitlines()[-1] == r"\par\smallskip{\footnotesize p $<$ 0.1\par}"
 
 

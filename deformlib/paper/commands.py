@@ -310,13 +310,13 @@ def tables(folder: Path) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="with example-claims and others in it")] = Path("results"),
+    folder: Annotated[Path, typer.Argument(help="with large, example-claims and others in it")] = Path("results"),
 ) -> None:
-    """Write the one-page report and the info sheet from the records of all studies."""
+    """Write the report, the page of small studies and the info sheet from the records of all studies."""
     from .report import write_report
 
     path = write_report(folder)
-    print(f"{path.read_text(encoding='utf-8')}\nthis page, INFO_SHEET.md and the figures in report/ are in {folder}")
+    print(f"{path.read_text(encoding='utf-8')}\nthis page, SMALL_STUDIES.md, INFO_SHEET.md and report/ are in {folder}")
 
 
 FolderArgument = Annotated[Path, typer.Argument(help="of the study's records and weights")]
