@@ -24,7 +24,19 @@ from deformlib.paper.pretraining import MOTION
 from deformlib.paper.study import RECIPES, STUDIES
 from deformlib.records import load_records
 
-VERBS = ("corpus", "inspect", "study", "reproduce", "table", "report", "align", "migrate", "predict", "colab")
+VERBS = (
+    "corpus",
+    "inspect",
+    "study",
+    "reproduce",
+    "table",
+    "report",
+    "align",
+    "migrate",
+    "gpu-check",
+    "predict",
+    "colab",
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,7 @@ def test_help_is_quick_and_names_the_verbs():
     code = f"import sys, deformlib.__main__ as m\nm.main(['--help'])\nprint(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    listed = re.findall(r"^  (\w+)  +[A-Z]", done.stdout[done.stdout.index("Commands") :], re.M)
+    listed = re.findall(r"^  ([\w-]+)  +[A-Z]", done.stdout[done.stdout.index("Commands") :], re.M)
     assert sorted(listed) == sorted(VERBS)
 
 

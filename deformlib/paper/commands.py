@@ -23,7 +23,8 @@ EXAMPLE = Path(__file__).parents[2] / "results" / "example-classroom"
 
 CorpusOption = Annotated[Path, typer.Option("--corpus", help="videos or BVH files, made if it is the default one")]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="tiny, classroom, narrow, large, small, paper, released or card", show_default="the study's own")
+    str | None,
+    typer.Option(help="tiny, classroom, narrow, large, small, paper, released or card", show_default="the study's own"),
 ]
 SeedsOption = Annotated[
     int | None, typer.Option(min=1, help="runs of each kind, from 1 up", show_default="the study's own")
@@ -345,6 +346,31 @@ def migrate(folders: list[Path]) -> None:
 
     for folder in folders:
         print(f"{folder}: today's schema; {len(migrate_folder(folder))} files have new names")
+
+
+@app.command("gpu-check")
+def gpu_check(
+    folder: Annotated[Path, typer.Argument(help="of the record and its table")] = Path("results/gpu"),
+    device: Annotated[str, typer.Option(help="cuda, or cpu to see what it does where there is no GPU")] = "cuda",
+    small: Annotated[bool, typer.Option("--small", help="everything tiny, in seconds")] = False,
+    computed: Annotated[bool, typer.Option("--computed", help="only the table of memory, which needs no GPU")] = False,
+) -> None:
+    """Measure operator, training step, memory and a run that is killed on a GPU, in ten minutes, and record them."""
+    if computed:
+        from .device import write_memory
+
+        print(write_memory(folder))
+        return
+    from .gpu_check import GpuCheckError, check, describe_check
+
+    try:
+        record = check(folder, device, small)
+    except GpuCheckError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(f"\n{describe_check(record)}\nthe record is {folder / record['name']}.json: send it as a pull request")
+    if any("failed" in found for found in record["parts"].values()):
+        raise typer.Exit(1)
 
 
 @app.command()
