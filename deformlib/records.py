@@ -68,6 +68,7 @@ class Record(TypedDict):
     split: _Split
     parameters: Count
     multiply_adds: Count | None  # of one clip, forwards
+    sampling_multiply_adds: NotRequired[Count]  # not among these: of bilinear sampling
     settings: dict[str, Any]  # what fixes the result and is known before the run
     accuracy: Annotated[float, Field(ge=0, le=1)]
     validation: _Validation

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from deformlib.network import (
     save_network,
 )
 from deformlib.paper.released import select_steps
-from deformlib.paper.study import multiply_adds
+from deformlib.paper.study import METHODS, Experiment, multiply_adds, sampling_multiply_adds
 
 PLAIN = ((), (), ())
 EXAMPLES = Path(__file__).parent.parent / "results"
@@ -121,6 +122,19 @@ def test_multiply_adds_are_those_of_the_formulas():
         for channels, steps in zip((4, 3, 3), SMALL_NETWORK.deform_steps, strict=True)
     )
     assert multiply_adds(VideoNet(SMALL_NETWORK)) - multiply_adds(plain) == branches
+
+
+def test_sampling_costs_four_multiply_adds_for_each_number_that_a_tap_reads():
+    """By hand on maps of 8 x 8, steps of the tiny recipe: channels or, if they are fewer, filters; none if plain."""
+    experiment = partial(Experiment, "none", "by_actor", seed=0, recipe="tiny")
+    assert sampling_multiply_adds(METHODS["plain"].network(experiment("plain"), 3)) == 0
+    net = METHODS["deformable"].network(experiment("deformable"), 3)
+    steps = [len(chosen) for chosen in net.config.deform_steps]
+    assert sampling_multiply_adds(net) == 4 * 9 * 64 * 8 * sum(steps)  # 16, 8, 8 channels into 8 filters
+    per_filter = METHODS["per_filter"].network(experiment("per_filter"), 3)
+    assert sampling_multiply_adds(per_filter) == 4 * 9 * 64 * 8 * sum(steps)  # one map for each filter
+    moved = METHODS["state_alignment"].network(experiment("state_alignment"), 3)
+    assert sampling_multiply_adds(moved) == 4 * 64 * 16 * 4 * 3  # h and c, of 8 channels each, four steps, three layers
 
 
 def test_multiply_adds_of_wide_layers_are_those_of_the_ordinary_convolution():

@@ -6,8 +6,8 @@ and keep one record of each."""
 # %% auto #0
 __all__ = ['UPRIGHT', 'LIGHT', 'RECIPES', 'FEWER', 'SPLITS', 'USUAL', 'BOTH', 'CONTROLS', 'FRAMES', 'CORES', 'METHODS', 'STUDIES',
            'WARPS', 'Recipe', 'StudyError', 'Experiment', 'train_on', 'make_split', 'match_parameters', 'multiply_adds',
-           'FitResult', 'Method', 'NetworkMethod', 'Study', 'commit', 'machine', 'make_record', 'warp', 'robustness',
-           'run', 'undone', 'fill_defaults']
+           'sampling_multiply_adds', 'FitResult', 'Method', 'NetworkMethod', 'Study', 'commit', 'machine',
+           'make_record', 'warp', 'robustness', 'run', 'undone', 'fill_defaults']
 
 # %% ../../notebooks/workshop/study.ipynb #f23bf1bf
 import copy
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -36,6 +36,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -43,6 +44,8 @@ from ..align.runs import count_parameters
 from ..align.states import AlignedVideoNet
 from ..augment import affine
 from ..corpus import Corpus
+from ..deform import deform_conv2d, to_2tuple
+from ..fast.deform import choose_order
 from ..files import DeformlibError, LockedError, file_lock
 from ..network import NetworkConfig, VideoNet, load_network, paper_steps, preset, save_network, unwrapped
 from .released import DEFECTS, ReleasedVideoNet, released_config, select_steps
@@ -198,18 +201,52 @@ def match_parameters(config: NetworkConfig, parameters: int) -> NetworkConfig:
     return wider[-2]
 
 # %% ../../notebooks/workshop/study.ipynb #a12b28a2
+def _try_on_meta(net: nn.Module, mode: AbstractContextManager) -> None:
+    twin = copy.deepcopy(unwrapped(net)).to("meta").eval()
+    config: Any = twin.config
+    clip = torch.empty(1, config.in_channels, config.length, config.size, config.size, device="meta")
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), mode:
+        twin(clip)
+
+
 def multiply_adds(net: nn.Module) -> int:
     """Multiply-adds of one clip, forwards: those of convolutions and matrix products, as PyTorch counts them.
 
     net: a network with a `config` that says in_channels, length and size. Counted on a copy without numbers (the meta
-    device), where every convolution is the ordinary one; bilinear sampling, pooling and pointwise work are left out.
+    device), where every convolution is the ordinary one, offset branches among them; bilinear sampling, pooling and
+    pointwise work are left out.
     """
-    twin = copy.deepcopy(unwrapped(net)).to("meta").eval()
-    config: Any = twin.config
-    clip = torch.empty(1, config.in_channels, config.length, config.size, config.size, device="meta")
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        twin(clip)
+    counter = FlopCounterMode(display=False)
+    _try_on_meta(net, counter)
     return counter.get_total_flops() // 2
+
+# %% ../../notebooks/workshop/study.ipynb #3a599278
+class _SamplingCounter(TorchFunctionMode):
+    """Counts the multiply-adds of bilinear sampling in every deform_conv2d: four for each number that is sampled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        options = kwargs or {}
+        if func is deform_conv2d:
+            input, offset, weight, _, stride = args[:5]
+            (filters, members), taps = weight.shape[:2], weight[0, 0].numel()
+            sampled = filters  # maps that each tap reads: one for a filter with its own offsets, else by the order
+            if not options["per_filter"]:
+                groups, offset_groups = input.shape[1] // members, offset.shape[1] // (2 * taps)
+                order = choose_order(weight, groups, offset_groups, to_2tuple(stride))
+                sampled = order.channel_blocks * filters // groups if order.project_first else input.shape[1]
+            self.multiply_adds += 4 * sampled * taps * offset[:, 0].numel()
+        return func(*args, **options)
+
+
+def sampling_multiply_adds(net: nn.Module) -> int:
+    """Multiply-adds of one clip that `multiply_adds` leaves out: of bilinear sampling in deformable convolutions."""
+    counter = _SamplingCounter()
+    _try_on_meta(net, counter)
+    return counter.multiply_adds
 
 # %% ../../notebooks/workshop/study.ipynb #8d60300a
 @dataclass
@@ -217,8 +254,8 @@ class FitResult:
     """What a method hands back: `probabilities` float32 [len(split.val), classes], and what a record says of the model.
 
     history: a row an epoch, may be empty. seconds: of training, without the evaluation. multiply_adds: of one clip,
-    forwards. save(path): writes the weights as safetensors. predict_proba(change=f): the probabilities when each batch
-    of clips [B, C, T, H, W] goes through f first.
+    forwards, and beside them those of sampling. save(path): writes the weights as safetensors.
+    predict_proba(change=f): the probabilities when each batch of clips [B, C, T, H, W] goes through f first.
     """
 
     probabilities: np.ndarray
@@ -226,6 +263,7 @@ class FitResult:
     history: list[dict]
     seconds: float
     multiply_adds: int | None = None
+    sampling_multiply_adds: int | None = None
     save: Callable[[Path], None] | None = None
     predict_proba: Callable[..., np.ndarray] | None = None
 
@@ -324,6 +362,7 @@ class NetworkMethod:
             history=history,
             seconds=history[-1]["seconds"],
             multiply_adds=multiply_adds(net),
+            sampling_multiply_adds=sampling_multiply_adds(net),
             save=partial(save_network, cast(VideoNet, net), classes=corpus.classes) if loadable else None,
             predict_proba=predict_proba,
         )
@@ -487,6 +526,7 @@ def make_record(experiment: Experiment, corpus: Corpus, split: Split, settings: 
     labels, predicted = corpus.labels[split.val[:, 0]], result.probabilities.argmax(1)
     copies, tested = split.copies_in_training(), [corpus.videos[clip] for clip in split.val[:, 0]]
     actors = {video.actor for video in tested if video.actor}
+    sampling = {"sampling_multiply_adds": result.sampling_multiply_adds}  # older records have none
     even = [is_even(corpus.times(clip)) for clip in range(len(corpus))]
     return {
         "name": experiment.name,
@@ -511,6 +551,7 @@ def make_record(experiment: Experiment, corpus: Corpus, split: Split, settings: 
         },
         "parameters": result.parameters,
         "multiply_adds": result.multiply_adds,
+        **(sampling if result.sampling_multiply_adds is not None else {}),
         "settings": settings,
         "accuracy": float((predicted == labels).mean()),
         "validation": {
