@@ -134,8 +134,8 @@ def deform_conv2d(
         per_filter: offsets and mask are for each of the F filters, not for groups of channels.
 
     Returns [B, F, H', W'] in the dtype of input and weight, under autocast in autocast's; sampling points are at least
-    float32. A NaN offset makes its outputs NaN. Differentiable twice, and with torch.func's grad, jacrev (chunk_size=1)
-    and vmap (not of the weight alone), not in forward mode. Raises ArgumentError, a ValueError, if something is wrong.
+    float32. A NaN offset makes its outputs NaN. Differentiable twice, and with torch.func's grad, jacrev and
+    vmap, not in forward mode. Raises ArgumentError, a ValueError, if something is wrong.
 
     Examples:
         >>> input, offset, weight = torch.rand(4, 3, 10, 10), torch.zeros(4, 18, 8, 8), torch.rand(5, 3, 3, 3)

@@ -1,8 +1,8 @@
 """The engine of the deformable operator: orders of the sums, gradients, borders, half precision, memory, transforms."""
 
 import math
-from contextlib import nullcontext
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -13,41 +13,60 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 from deformlib.deform import DeformConv2d, deform_conv2d, deform_conv2d_loops, per_filter_deform_conv2d
-from deformlib.fast.deform import choose_order, corner_weights, grad_rows, linear_weights, weighted_gather
+from deformlib.fast.deform import GridGather, bilinear_samples, normalised_grid, projects_first
 
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")
 
 
-def test_weights_inside_at_the_border_and_far_out():
-    axes = torch.tensor([-0.75, 0.25, 6.25, 7.25])
-    (rows, weight_y), (columns, weight_x) = linear_weights(axes, 8), linear_weights(axes, 8)
-    weights = corner_weights(weight_y, weight_x)
-    assert torch.allclose(weights.sum(-1), torch.ones(4))  # the four weights make one
-    assert weights[0].tolist() == [0.5625, 0.1875, 0.1875, 0.0625]  # a quarter of a pixel from the border, each way
-    assert rows.tolist() == columns.tolist() == [[-1, 0, 6, 7], [0, 1, 7, 8]]  # -1 and 8 are the border
-    indices, weights = linear_weights(torch.tensor([-50.0, -1.5, 8.5, torch.inf, -torch.inf]), 8)
-    assert indices.tolist() == [[-1, -1, 8, 8, -1]] * 2 and torch.equal(weights.sum(0), torch.ones(5))
+def test_whole_pixels_stay_in_their_cell():
+    """A grid is rounded, and a whole pixel must not fall into the cell before it, whatever the size."""
+    for dtype, length in product((torch.float32, torch.float64), range(1, 600)):
+        pixels = torch.arange(-2, length + 2, dtype=dtype)
+        x, y = normalised_grid(torch.stack([pixels, pixels]).view(1, 1, 2, -1), (1, length))[0, 0].T
+        assert (((x + 1) * length - 1) / 2 >= pixels.clamp(max=length + 1)).all()
+        if length & (length - 1) == 0:
+            assert torch.equal(((x + 1) * length - 1) / 2, pixels)
+    far = torch.tensor([math.inf, -math.inf, 1e30, -7.5]).view(1, 1, 1, 4).expand(1, 1, 2, 4)
+    assert normalised_grid(far, (8, 8))[0, 0, :, 0].tolist() == [1.375, -1.375, 1.375, -1.375]  # pixels 9 and -2
 
 
-def test_the_scatter_add_is_the_gradient_of_the_gather():
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_engine_equals_its_plain_twin_and_both_know_their_gradients(masked, projected):
+    """PyTorch's kernel against ordinary operations: whole and far points too, the gradient, and the gradient's."""
     torch.manual_seed(0)
-    table, rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([[0, 4], [4, 1], [4, 4]])
-    weights, direction = torch.rand(3, 2, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
-    wanted = (weights.unsqueeze(2) * table[rows]).sum(1)
-    assert torch.allclose(weighted_gather(table, rows, weights), wanted, rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(wanted, table, direction)
-    assert torch.allclose(grad_rows(direction, rows, weights, 5), gradient, rtol=0, atol=1e-12)
+    double = {"dtype": torch.float64}
+    maps, points = torch.randn(4, 2, 3, 5, 4, **double), 4 * torch.randn(4, 2, 2 + masked, 6, **double)
+    points[:2] = points[:2].round()  # of one image, two offset groups
+    weight = torch.randn(2, 3, 2 * 3 * 2, **double).requires_grad_() if projected else None
+    arguments = [maps.requires_grad_(), points.requires_grad_(), weight]
+    leaves = [argument for argument in arguments if argument is not None]
+    results = []
+    for function in (GridGather.apply, GridGather.plain):
+        output = function(*arguments)
+        results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+    for engine, twin in zip(*results, strict=True):
+        assert engine.shape == twin.shape and torch.allclose(engine, twin, rtol=0, atol=1e-10)
+    arguments[1] = (points.detach().floor() + 0.2 + 0.6 * torch.rand_like(points)).requires_grad_()
+    assert torch.autograd.gradcheck(GridGather.apply, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(GridGather.apply, arguments, fast_mode=True)
+
+
+def test_the_plain_twin_reads_four_pixels():
+    maps = torch.arange(1.0, 10.0).view(1, 1, 3, 3)
+    points = torch.tensor([[0.25, 1.5], [2.5, 0.0], [-1.0, 1.0], [torch.nan, 1.0]]).T.view(1, 1, 2, 4)
+    twin = bilinear_samples(maps, points).flatten().tolist()
+    assert twin[:3] == [3.25, 3.5, 0.0] and math.isnan(twin[3])
 
 
 @pytest.mark.parametrize("name", [name for name in ORDERS if name != "per filter"])
 def test_the_order_is_chosen_by_counting(name):
     groups, offset_groups, filters, _ = ORDERS[name]
     weight = torch.zeros(filters, 4 // groups, 3, 3)
-    order = choose_order(weight, groups, offset_groups, (1, 1))
-    assert order.project_first == name.startswith("project first")
-    assert order.channel_blocks == max(groups, offset_groups)
-    assert not choose_order(weight, groups, offset_groups, (1, 2)).project_first
+    blocks = math.lcm(groups, offset_groups)
+    assert projects_first(weight, groups, blocks, (1, 1)) == name.startswith("project first")
+    assert not projects_first(weight, groups, blocks, (1, 2))
 
 
 @every_order
@@ -261,7 +280,6 @@ def test_gradients_through_infinite_offsets_are_finite_twice(order):
 
 
 @every_order
-@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch batches embedding_bag one by one
 def test_function_transforms_equal_autograd(order):
     """torch.func's grad, vmap and jacrev, alone and together, against ordinary gradients."""
     pairs = [deform_arguments(order, size=(3, 2), seed=seed, batch=1) for seed in (3, 4, 5)]
@@ -283,16 +301,16 @@ def test_function_transforms_equal_autograd(order):
     each = vmap(grad(loss, argnums=(0, 1, 2, 3)), in_dims=(None, 0, None, None))(x, stacked[1], mask, weight)
     for got, wanted in zip(each, one_by_one[0], strict=True):  # the same map, other places
         assert torch.allclose(got[0], wanted, rtol=0, atol=1e-9)
-    moved = jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), chunk_size=1)(offset)
-    at_once = pytest.raises(RuntimeError, match="vmap")  # all outputs at once: refused, and never wrong
-    with nullcontext() if order[3] else at_once:
-        assert torch.equal(moved, jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options))(offset))
     wanted = torch.autograd.functional.jacobian(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), offset)
-    assert torch.allclose(moved, wanted, rtol=0, atol=1e-9)
+    for chunk_size in (None, 1):  # all outputs at once, and one by one
+        moved = jacrev(lambda o: deform_conv2d(x, o, weight, mask=mask, **options), chunk_size=chunk_size)(offset)
+        assert torch.allclose(moved, wanted, rtol=0, atol=1e-9)
+    kernels = torch.stack([weight.detach(), 2 * weight.detach()])
+    each = vmap(lambda kernel: deform_conv2d(x, offset, kernel, mask=mask, **options))(kernels)
+    assert torch.allclose(each[1], 2 * deform_conv2d(x, offset, weight, mask=mask, **options), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("options", LAYERS.values(), ids=LAYERS)
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_gradients_of_every_clip_by_functional_call(options):
     layer, x = moving_layer(options), torch.randn(3, 4, 5, 5)
     parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
