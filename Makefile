@@ -12,7 +12,7 @@ BOOK = $(firstword $(wildcard notebooks/$(NB)_*.ipynb notebooks/$(NB)*.ipynb not
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
-	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, and what each recipe costs here, in seven minutes"
+	@echo "make benchmark   time and memory of the deformable convolution and of a training step against the usual ways, and what each recipe costs here, in about twelve minutes"
 	@echo "make media       25 codecs in 15 containers, interlaced, turned, damaged: every frame against FFmpeg's own program (results/benchmarks/media.md)"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its answer and results table"
 	@echo "make test        check the style (make lint), run all tests and check every notebook's stored outputs"

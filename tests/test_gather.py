@@ -1,11 +1,13 @@
 """The engine of the deformable operator: orders of the sums, gradients, borders, half precision, memory, transforms."""
 
+import json
 import math
 from functools import partial
 from itertools import product
 
 import pytest
 import torch
+import torchvision
 from factories import LAYERS, ORDERS, deform_arguments, deform_operators, moving_layer, outputs_and_gradients
 from tools import benchmark
 from torch import nn
@@ -218,6 +220,30 @@ def test_takes_no_more_memory_than_torchvision(name, gradients):
         for operator in (benchmark.ours, benchmark.theirs)
     )
     assert 0 < ours <= theirs
+
+
+def test_the_benchmark_compares_operators_that_agree():
+    """Ours, torchvision's and the columns in plain PyTorch, on a shape with all options."""
+    shape = benchmark.Shape((2, 8, 7, 6), 4, kernel=3, stride=2, dilation=2, groups=2, offset_groups=4, masked=True)
+    arguments, geometry = benchmark.draw(shape, "cpu", torch.float32)
+    operators = (deform_conv2d, benchmark.grid_columns, torchvision.ops.deform_conv2d)
+    ours, columns, theirs = (benchmark.both_passes(each, arguments, geometry, True) for each in operators)
+    assert torch.allclose(ours, theirs, atol=1e-5) and torch.allclose(columns, theirs, atol=1e-5)
+
+
+def test_the_sweep_reaches_far_and_is_sorted(tmp_path):
+    shapes = benchmark.SWEEP
+    assert len(set(shapes)) == len(shapes) >= 40 and len({str(shape) for shape in shapes}) == len(shapes)
+    reach = {name: {getattr(shape, name) for shape in shapes} for name in benchmark.Shape._fields}
+    assert {1, 3, 8, 16, 64, 256, 512} <= {size[1] for size in reach["size"]} and {1, 512} <= reach["filters"]
+    assert {1, 32} <= {size[0] for size in reach["size"]} and {1, 3, 5, 7} <= reach["kernel"]
+    assert {1, 4, 8, 16} <= reach["offset_groups"] and {1, 4} <= reach["groups"] and reach["masked"] == {True, False}
+    assert 2 in reach["stride"] and 2 in reach["dilation"]
+    benchmark.main(["--quick", "--folder", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep.md"]
+    rows = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["results"]
+    worst = [min(row["forward_time"] / 1.2, row["both_time"] / 1.5) for row in rows]
+    assert worst == sorted(worst) and all(row[f"both_{unit}"] > 0 for row in rows for unit in ("ms", "mb"))
 
 
 @no_gpu

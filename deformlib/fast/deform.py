@@ -96,7 +96,8 @@ def normalised_grid(points: Tensor, size: Sequence[int]) -> Tensor:
         position = position.clamp(-2, length + 1)
         exact = length & (length - 1) == 0  # dividing by a power of two rounds no whole pixel
         step = 0.0 if exact else torch.finfo(position.dtype).eps
-        return ((position - (length - 1) / 2) / (length / 2)).add_(position.frac() == 0, alpha=step)
+        whole = position.frac() == 0
+        return position.sub_((length - 1) / 2).div_(length / 2).add_(whole, alpha=step)
 
     y, x = points.unbind(2)
     return torch.stack([normalised(x, size[1]), normalised(y, size[0])], 1).movedim(1, 3)
@@ -278,9 +279,11 @@ def gather_conv2d(
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         part, batches = taps if first else rows, [(input, offset, mask)]  # all at once: a graph for batches of any size
     else:
-        block = 2**19 if input.device.type == "cpu" else 2**24  # numbers sampled at a time, to fit into cache
-        images = math.ceil(block / (numbers * taps * columns * rows))
-        part = math.ceil(block / (numbers * columns * (rows if first else taps)))
+        beside = 8 * (channel_blocks if first else offset_groups)  # what a tap's points cost, in numbers
+        fifth = len(input) * (input.shape[1] + beside) * taps * rows * columns // 5  # of all columns: saves memory
+        block = min(max(fifth, 2**18), 2**19) if input.device.type == "cpu" else 2**24  # what fits into cache
+        images = math.ceil(block / ((numbers + beside) * taps * columns * rows))
+        part = math.ceil(block / ((numbers + beside) * columns * (rows if first else taps)))
         masks = repeat(None) if mask is None else mask.split(images)
         batches = zip(input.split(images), offset.split(images), masks, strict=False)  # None repeats without end
     output = []
