@@ -12,6 +12,7 @@ __all__ = ['UPRIGHT', 'LIGHT', 'RECIPES', 'FEWER', 'SPLITS', 'USUAL', 'BOTH', 'C
 # %% ../../notebooks/workshop/study.ipynb #f23bf1bf
 import copy
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -45,7 +46,7 @@ from ..align.states import AlignedVideoNet
 from ..augment import affine
 from ..corpus import Corpus
 from ..deform import deform_conv2d, to_2tuple
-from ..fast.deform import choose_order
+from ..fast.deform import projects_first
 from ..files import DeformlibError, LockedError, file_lock
 from ..network import NetworkConfig, VideoNet, load_network, paper_steps, preset, save_network, unwrapped
 from .released import DEFECTS, ReleasedVideoNet, released_config, select_steps
@@ -236,8 +237,9 @@ class _SamplingCounter(TorchFunctionMode):
             sampled = filters  # maps that each tap reads: one for a filter with its own offsets, else by the order
             if not options["per_filter"]:
                 groups, offset_groups = input.shape[1] // members, offset.shape[1] // (2 * taps)
-                order = choose_order(weight, groups, offset_groups, to_2tuple(stride))
-                sampled = order.channel_blocks * filters // groups if order.project_first else input.shape[1]
+                channel_blocks = math.lcm(groups, offset_groups)
+                first = projects_first(weight, groups, channel_blocks, to_2tuple(stride))
+                sampled = channel_blocks * filters // groups if first else input.shape[1]
             self.multiply_adds += 4 * sampled * taps * offset[:, 0].numel()
         return func(*args, **options)
 
