@@ -245,7 +245,7 @@ class DeformConv2d(nn.Conv2d):
         ours = f"offset_groups={self.offset_groups}, modulated={self.modulated}, per_filter={self.per_filter}"
         return f"{super().extra_repr()}, {ours}"
 
-
+# %% ../notebooks/06_deformable_convolution.ipynb #d0208a86
 def parameter_groups(module: nn.Module, lr: float, offset_scale: float = 0.1) -> list[dict]:
     """Groups for an optimiser: all parameters at `lr`, but offset branches at `lr * offset_scale` (Zhu et al.: 0.1)."""
     branches = {p for m in module.modules() if isinstance(m, DeformConv2d) for p in m.offset_branch.parameters()}
