@@ -15,20 +15,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 from deformlib.deform import DeformConv2d, deform_conv2d, deform_conv2d_loops, per_filter_deform_conv2d
-from deformlib.fast.deform import GridGather, bilinear_samples, normalised_grid, projects_first
+from deformlib.fast.deform import GridGather, bilinear_samples, normalised_grid, padded_size, projects_first
 
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")
 
 
 def test_whole_pixels_stay_in_their_cell():
-    """A grid is rounded, and a whole pixel must not fall into the cell before it, whatever the size."""
+    """On a padded map every whole pixel comes back as it was, whatever the size."""
     for dtype, length in product((torch.float32, torch.float64), range(1, 600)):
-        pixels = torch.arange(-2, length + 2, dtype=dtype)
-        x, y = normalised_grid(torch.stack([pixels, pixels]).view(1, 1, 2, -1), (1, length))[0, 0].T
-        assert (((x + 1) * length - 1) / 2 >= pixels.clamp(max=length + 1)).all()
-        if length & (length - 1) == 0:
-            assert torch.equal(((x + 1) * length - 1) / 2, pixels)
+        pixels, (_, padded) = torch.arange(-2, length + 1, dtype=dtype), padded_size((1, length))
+        assert length <= padded < 2 * length and padded & (padded - 1) == 0
+        x, y = normalised_grid(torch.stack([pixels, pixels]).view(1, 1, 2, -1), (padded, padded))[0, 0].T
+        assert torch.equal(((x + 1) * padded - 1) / 2, pixels) and torch.equal(x, y)
     far = torch.tensor([math.inf, -math.inf, 1e30, -7.5]).view(1, 1, 1, 4).expand(1, 1, 2, 4)
     assert normalised_grid(far, (8, 8))[0, 0, :, 0].tolist() == [1.375, -1.375, 1.375, -1.375]  # pixels 9 and -2
 
