@@ -260,6 +260,7 @@ def test_memory_of_the_paper_is_what_the_benchmark_measured(recipe: str):
     assert abs((count.peak - count.between - clips) / 2**20 / row["mb"] - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_mixed_precision_holds_less_and_more_clips_hold_more():
     """Autocast keeps most activations in two bytes; either of its types holds the same."""
     whole, half, other = (step_memory("tiny", 4, kind) for kind in KINDS)
