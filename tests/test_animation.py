@@ -57,6 +57,14 @@ def test_an_mp4_is_what_browsers_play(tmp_path, fps, size):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_equal_pictures_give_equal_films(tmp_path):
+    """x264 says in the file how it was called: with mbtree or more threads, equal pictures may give another film."""
+    first, second = (save_film(draw_gray, [0, 2, 4], tmp_path / name, size=1.0) for name in ("a.mp4", "b.mp4"))
+    data = first.read_bytes()
+    assert data == second.read_bytes()
+    assert b" mbtree=0 " in data and b" threads=1 " in data
+
+
 @pytest.mark.parametrize(
     ("fps", "delays"),
     [(2, [500] * 4), (30, [30, 40, 30, 30, 40, 30]), (40, [30, 20, 30, 20]), (50, [20] * 3), (12, [80, 90, 80, 80]),
