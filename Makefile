@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 NB ?=
+MINUTES ?=
 BOOK = $(firstword $(wildcard notebooks/$(NB)_*.ipynb notebooks/$(NB)*.ipynb notebooks/workshop/$(NB)*.ipynb))
 
 .PHONY: help reproduce benchmark media gallery test lint sync edit slow browser stress fuzz alone lab notebooks site clean
@@ -19,7 +20,7 @@ help:
 	@echo "make lint        ruff (rules and format) and mypy"
 	@echo "make sync        write the library from the notebooks, and say whether anything had drifted"
 	@echo "make edit NB=05  a notebook as a text file, to be changed in any editor; the same again takes the changes over"
-	@echo "make notebooks   run all notebooks in place and write the library from them (NB=05, NB=records: only that one)"
+	@echo "make notebooks   run all notebooks in place and write the library from them (NB=05, NB=records: only that one; MINUTES=1: keep how long each took)"
 	@echo "make slow        the tests that are left out of make test: torch.compile calls a compiler, processes start processes"
 	@echo "make browser     use chapters 00, 07 and 14 in a real JupyterLab; needs a Chromium of the system"
 	@echo "make stress      kill a training run 24 times at random moments and compare its weights with an undisturbed one"
@@ -84,7 +85,7 @@ lab: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/nbdev-export
-	$(BIN)/python tests/tools/execute_notebooks.py $(if $(NB),$(BOOK),notebooks/[0-9]*.ipynb notebooks/workshop/*.ipynb)
+	$(BIN)/python tests/tools/execute_notebooks.py $(if $(MINUTES),--minutes) $(if $(NB),$(BOOK),notebooks/[0-9]*.ipynb notebooks/workshop/*.ipynb)
 
 site: $(READY)
 	$(BIN)/python tests/tools/build_site.py

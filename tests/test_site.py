@@ -6,8 +6,9 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import course
 import pytest
-from build_site import EXPLORER, FOLLOW, ROOT, SiteError, build, formula
+from build_site import EXPLORER, FOLLOW, FRONT, ROOT, SiteError, build, formula
 from exercises import answers_of, books, exercises
 
 
@@ -16,7 +17,7 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.links, self.loads, self.places, self.pictures = [], [], set(), []
+        self.links, self.loads, self.places, self.pictures, self.here, self.unfolded = [], [], set(), [], [], False
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -27,6 +28,8 @@ class Page(HTMLParser):
         )
         self.places |= {given.get("id")}
         self.pictures += [given.get("alt", "")] if tag == "img" else []
+        self.here += [given["href"]] if "aria-current" in given else []
+        self.unfolded |= tag == "details" and "open" in given
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +68,58 @@ def test_every_chapter_is_there_with_its_answers_and_pictures(site: Path):
     assert "<details" in (site / "notebooks" / "answers" / "06_deformable_convolution.html").read_text()
 
 
-def test_the_front_page_opens_with_the_film_and_leads_to_its_explorer(site: Path):
-    text = (site / "index.html").read_text()
-    film = text.index("results/gallery/follow.gif")
-    assert (
-        film < text.index("<h2")
-        and f'href="{FOLLOW}"' in text[film:]
-        and (site / "results/gallery/follow.gif").is_file()
-    )
-    assert film < text.index("results/gallery/points.png")
+def test_the_front_page_is_the_film_its_explorer_what_this_is_and_the_chapters(site: Path):
+    """In this order; the film plays without sound and has words for those who cannot see it."""
+    text = (site / FRONT).read_text()
+    parts = ("<video", f'<iframe src="{FOLLOW}"', "A course in notebooks", "<h2", "<details><summary>The workshop")
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places) and (site / "results/gallery/follow.mp4").is_file()
+    video = re.search(r"<video (.+?)>", text)[1]
+    assert {"controls", "autoplay", "muted", "loop"} <= set(video.split()) and 'aria-label="' in video
+    described = re.search(r'aria-describedby="(.+?)"', video)[1]
+    assert "Somebody the network never saw" in text.split(f'id="{described}">')[1].split("<")[0]
+    about = re.search(r"<p>(A course in notebooks.+?)</p>", text, re.DOTALL)[1]
+    assert len(re.findall(r"\.\s+[A-Z]|\.$", about)) == 3
+
+
+def test_the_front_page_lists_every_chapter_with_its_minutes(site: Path):
+    text = (site / FRONT).read_text()
+    for chapter in course.chapters():
+        link = Path(chapter.path).with_suffix(".html").as_posix()
+        row = re.search(rf'<a href="{link}">[^<]+</a></td>\s*<td>.+?</td>\s*<td>(\d+)</td>\s*<td>(.+?)</td>', text)
+        kept = course.record()["pages"].get(chapter.path, {"read": int(row[1]), "run": course.UNKNOWN})
+        assert row.groups() == (str(kept["read"]), str(kept["run"])), link
+    assert ("not measured yet" in text) == (not course.record()["pages"])
+
+
+def test_beside_each_page_stands_the_list_of_chapters(site: Path):
+    """All of them on every page, its own marked; the workshop is folded but on its own pages."""
+    listed = [path.relative_to(ROOT).with_suffix(".html").as_posix() for path in books()]
+    for path in [site / name for name in (FRONT, "README.html", *listed)]:
+        page = Page(path)
+        links = {
+            os.path.normpath(path.parent.joinpath(link).relative_to(site)) for link in page.links if ":" not in link
+        }
+        assert {*listed, FRONT, "README.html", EXPLORER, FOLLOW} <= {*map(str, map(Path, links))}, path.name
+        assert page.here == [path.name] and page.unfolded == (path.parent.name == "workshop"), path.name
+
+
+def test_the_list_folds_on_a_narrow_screen(browser, site: Path):
+    """And no page is wider than the screen; the film plays, silent."""
+    for width, stands in ((1280, True), (400, False)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        for name in (FRONT, "notebooks/workshop/gather.html", "notebooks/14_learned_offsets.html"):
+            page.goto((site / name).as_uri())
+            link = page.locator("nav a[aria-current]")
+            assert link.is_visible() == stands, (width, name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (width, name)
+            if not stands:
+                page.locator("nav input").check()
+                assert link.is_visible()
+        page.goto((site / FRONT).as_uri())
+        page.wait_for_function("() => { const film = document.querySelector('video'); return film.currentTime > 0.1; }")
+        assert page.evaluate("document.querySelector('video').muted")
+        page.close()
 
 
 def test_formulas_are_pictures_named_by_their_tex(site: Path):
@@ -89,4 +135,10 @@ def test_a_broken_link_is_named_with_its_page(tmp_path: Path):
     shutil.copy(ROOT / "notebooks" / "02_frame_sampling.ipynb", tmp_path)
     (tmp_path / "README.md").write_text("[a chapter](02_frame_sampling.ipynb)")
     with pytest.raises(SiteError, match=r"02_frame_sampling\.ipynb links to .*which is not there"):
+        build(tmp_path / "site", tmp_path)
+
+
+def test_a_readme_without_a_film_is_refused(tmp_path: Path):
+    (tmp_path / "README.md").write_text("nothing to see")
+    with pytest.raises(SiteError, match="no film between its marks"):
         build(tmp_path / "site", tmp_path)

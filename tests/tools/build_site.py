@@ -1,7 +1,8 @@
 """The course as a folder of web pages that need no network: make site writes site/index.html and all it leads to.
 
-README.md becomes the index; from there every relative link is followed. Notebooks and Markdown files become pages,
-all else is copied.
+The first page has README's film, its explorer, what the course is, and the chapters; from there and from README.md
+every relative link is followed. Notebooks and Markdown files become pages, all else is copied. Beside each page stands
+the list of chapters, which a narrow screen folds without a script.
 Formulas become pictures here, since a page that fetches MathJax shows none without a network.
 """
 
@@ -13,6 +14,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import course
 import nbformat
 import numpy as np
 from matplotlib.textpath import TextPath
@@ -23,9 +25,16 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).parent.parent.parent
-EXPLORER, FOLLOW = "explorer.html", "follow.html"
-# On the index, below the film:
-TRY = f'<p><a href="{FOLLOW}">Point at a place yourself: the explorer of this film</a></p>'
+FRONT, EXPLORER, FOLLOW = "index.html", "explorer.html", "follow.html"
+FILM = """\
+<h1>deformlib</h1>
+<figure>
+<video src="{film}.mp4" controls autoplay muted loop playsinline aria-label="A film without sound" \
+aria-describedby="film"></video>
+<figcaption id="film">{words}.</figcaption>
+</figure>
+<iframe src="{follow}" title="The explorer of this film: point at a place, and see where taps look for it"></iframe>
+"""
 # What matplotlib does not know, in its own words.
 SPELLED = [
     (r"\\tfrac", r"\\frac"),
@@ -39,10 +48,26 @@ SPELLED += [
 ]
 SPELLED += [(r"(?<=[\w)}]) ?\\(tanh|sin|cos|log|ln)\b", r"\\,\\\1")]  # a space before, as TeX has it
 STYLE = """\
-body { max-width: 62rem; margin: 0 auto; padding: 0 1rem 3rem;
-  font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
-nav { padding: .6rem 0; border-bottom: 1px solid #ccc; }
-nav a { margin-right: 1.5em; }
+body { max-width: 78rem; margin: 0 auto; padding: 0 1rem 3rem; display: grid; gap: 0 2rem;
+  grid-template-columns: 14rem minmax(0, 62rem); font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; }
+nav { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; align-self: start; padding: .6rem 0;
+  box-sizing: border-box; font-size: 14px; }
+nav ul { list-style: none; margin: .4rem 0; padding: 0; }
+nav a { display: block; padding: .1rem .4rem; text-decoration: none; }
+nav a[aria-current] { background: #e4edf7; color: #222; font-weight: bold; }
+nav summary { padding: .1rem .4rem; cursor: pointer; }
+nav label { display: none; font-size: 16px; }
+@media (max-width: 52rem) {
+  body { display: block; }
+  nav { position: static; max-height: none; border-bottom: 1px solid #ccc; }
+  nav label { display: block; }
+  nav:not(:has(:checked)) > :not(label) { display: none; }
+}
+main { overflow-wrap: break-word; }
+figure { margin: 0; }
+video, iframe { width: 100%; border: 0; }
+iframe { height: 41rem; }
+@media (max-width: 58rem) { iframe { height: 70rem; } }
 a { color: #0050a0; }
 a.anchor-link { display: none; }
 img { max-width: 100%; }
@@ -67,11 +92,13 @@ PAGE = """\
 <link rel="stylesheet" href="{home}style.css">
 </head>
 <body>
-<nav><a href="{home}index.html">All chapters</a><a href="{home}{follow}">Taps that follow</a>\
-<a href="{home}{explorer}">The explorer</a>{answers}</nav>
+<nav aria-label="The course">
+<label><input type="checkbox"> List of chapters</label>
+{sidebar}
+</nav>
 <main>
 {body}
-</main>
+{answers}</main>
 </body>
 </html>
 """
@@ -156,8 +183,52 @@ def notebook(path: Path) -> str:
     return "\n".join(parts)
 
 
+def front(root: Path) -> str:
+    """The inside of the first page, links below `root`; what it says of film and course is README's.
+
+    Raises SiteError if README has no film.
+    """
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- film -->\n!\[(.+?)\]\((.+?)\.gif\)", readme)
+    if not found:
+        raise SiteError("README.md has no film between its marks <!-- film -->: make gallery writes it.")
+    about = readme.split("<!-- end of film -->")[1].strip().split("\n\n")[0]
+    rows = course.chapters(root)
+    main, workshop = ([row for row in rows if row.is_workshop == kind] for kind in (False, True))
+    return (
+        FILM.format(film=found[2], words=html.escape(found[1]), follow=FOLLOW)
+        + markdown(f"{about}\n\n## Chapters\n\n{course.table(main, root)}\n{course.source(root)}")
+        + f"<details><summary>The workshop, {len(workshop)} pages</summary>"
+        + markdown(course.table(workshop, root))
+        + "</details>"
+    )
+
+
+def sidebar(root: Path, path: Path) -> str:
+    """The list beside the page of `path`: the main line, the workshop folded, and what else there is."""
+
+    def listed(links: dict[Path, str]) -> str:
+        """Links, the page's own marked."""
+        lines = []
+        for target, words in links.items():
+            here = ' aria-current="page"' if target == path else ""
+            link = os.path.relpath(address(target), address(path).parent)
+            lines.append(f'<li><a href="{link}"{here}>{html.escape(words)}</a></li>')
+        return f"<ul>{''.join(lines)}</ul>"
+
+    rows = course.chapters(root)
+    main, workshop = ({root / row.path: row.title for row in rows if row.is_workshop == kind} for kind in (False, True))
+    more = {root / "README.md": "Results, commands, names", root / FOLLOW: "Explorer: taps that follow"}
+    more |= {root / EXPLORER: "Explorer: trained networks"}
+    unfolded = " open" if path in workshop else ""
+    folded = f"<details{unfolded}><summary>Workshop</summary>{listed(workshop)}</details>"
+    return listed({root / FRONT: "deformlib"} | main) + folded + listed(more)
+
+
 def contents(path: Path) -> str:
-    """The inside of the page of a notebook, a Markdown file or a folder."""
+    """The inside of the first page, or of the page of a notebook, a Markdown file or a folder."""
+    if path.name == FRONT:
+        return front(path.parent)
     if path.suffix == ".ipynb":
         return notebook(path)
     if path.is_dir():
@@ -172,19 +243,20 @@ def address(path: Path) -> Path:
     if path.is_dir():
         return path / "index.html"
     if path.suffix in (".ipynb", ".md"):
-        return path.with_name("index.html") if path.name == "README.md" else path.with_suffix(".html")
+        return path.with_suffix(".html")
     return path if path.suffix else path.with_suffix(".txt")  # LICENSE
 
 
 def build(site: Path, root: Path = ROOT) -> list[Path]:
-    """Write README.md of `root` and all that can be reached from it into the folder `site`; return what was written.
+    """Write the first page, README.md of `root` and all that can be reached from them into the folder `site`; return
+    what was written.
 
-    Raises SiteError for a link to what does not exist, and for a formula that cannot be drawn.
+    Raises SiteError for a link to what does not exist, a formula that cannot be drawn, and a README without a film.
     """
     site.mkdir(parents=True, exist_ok=True)
     (site / "style.css").write_text(STYLE + HtmlFormatter().get_style_defs(".highlight"), encoding="utf-8")
     root = root.resolve()
-    waiting, made = [root / "README.md"], {}
+    waiting, made = [root / FRONT, root / "README.md"], {}
     while waiting:
         path = waiting.pop()
         if path in made:
@@ -197,7 +269,7 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
 
         def follow(found: re.Match, path: Path = path) -> str:
             link, mark, place = found[2].partition("#")
-            if not link or re.match(r"[a-z]+:", link):
+            if not link or re.match(r"[a-z]+:", link) or link == FOLLOW:  # which main adds
                 return found[0]
             wanted = (path if path.is_dir() else path.parent).joinpath(html.unescape(link)).resolve()
             if not wanted.exists() or root not in wanted.parents:
@@ -206,19 +278,16 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
             return f'{found[1]}="{os.path.relpath(address(wanted), address(path).parent)}{mark}{place}"'
 
         body = re.sub(r'\b(href|src)="([^"]*)"', follow, contents(path))
-        body = body.replace("<!-- end of film -->", TRY)
         title = re.sub(r"<.*?>|&#182;|¶", "", (re.search(r"<h1.*?</h1>", body, re.DOTALL) or [path.stem])[0])
         part = "workshop_" if path.parent.name == "workshop" else ""
         answers = root / "notebooks" / "answers" / f"{part}{path.stem}.md"
         more = ""
         if path.suffix == ".ipynb" and answers.exists():
             waiting.append(answers)
-            more = f'<a href="{os.path.relpath(address(answers), path.parent)}">Answers to the exercises</a>'
+            more = f'<p><a href="{os.path.relpath(address(answers), path.parent)}">Answers to the exercises</a></p>\n'
         home = os.path.relpath(root, address(path).parent) + "/"
-        target.write_text(
-            PAGE.format(title=title, home=home, follow=FOLLOW, explorer=EXPLORER, answers=more, body=body),
-            encoding="utf-8",
-        )
+        page = PAGE.format(title=title, home=home, sidebar=sidebar(root, path), answers=more, body=body)
+        target.write_text(page, encoding="utf-8")
     return list(made.values())
 
 

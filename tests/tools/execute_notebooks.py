@@ -1,4 +1,7 @@
-"""Run notebooks from top to bottom, in place, and store them so that a second run changes no byte."""
+"""Run notebooks from top to bottom, in place, and store them so that a second run changes no byte.
+
+With --minutes also keep how long each took, for the list of chapters: on a machine that does nothing else.
+"""
 
 import argparse
 import base64
@@ -8,6 +11,7 @@ import re
 import time
 from pathlib import Path
 
+import course
 import nbformat
 import numpy as np
 from nbclient import NotebookClient
@@ -76,9 +80,16 @@ def main() -> None:
     """Execute the notebooks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebooks", nargs="+", type=Path)
-    parser.add_argument("--stored", action="store_true", help="run nothing: settle the outputs that are stored")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--stored", action="store_true", help="run nothing: settle the outputs that are stored")
+    only.add_argument("--minutes", action="store_true", help="keep minutes in results/minutes.json and TEACHING.md")
     os.environ.update(TQDM_DISABLE="1", PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
     arguments = parser.parse_args()
+    if arguments.minutes:
+        try:
+            course.check(arguments.notebooks)
+        except course.MinutesError as error:
+            parser.error(str(error))
     for path in arguments.notebooks:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
@@ -88,7 +99,12 @@ def main() -> None:
             NotebookClient(notebook, resources=place, **options).execute()
         settle(notebook)
         nbformat.write(notebook, path)
-        print(f"{path}: {time.perf_counter() - start:.1f} s")
+        seconds = time.perf_counter() - start
+        print(f"{path}: {seconds:.1f} s")
+        if arguments.minutes:
+            course.keep(path, seconds)
+    if arguments.minutes:
+        course.main()
 
 
 if __name__ == "__main__":
