@@ -7,9 +7,10 @@ READY := $(VENV)/ready
 
 NB ?=
 MINUTES ?=
+TO ?=
 BOOK = $(firstword $(wildcard notebooks/$(NB)_*.ipynb notebooks/$(NB)*.ipynb notebooks/workshop/$(NB)*.ipynb))
 
-.PHONY: help reproduce benchmark media gallery test lint sync edit slow browser stress fuzz alone lab notebooks site clean
+.PHONY: help reproduce benchmark media gallery test lint sync edit slow browser stress fuzz alone lab notebooks students site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
@@ -27,6 +28,7 @@ help:
 	@echo "make alone       run each chapter in an empty folder with nothing but the wheel, as on Colab"
 	@echo "make fuzz        give the library a thousand broken files (videos, BVH, tables, weights, records, a full disk)"
 	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make students    notebooks without outputs and answers, to hand out, in students/ (TO=folder: elsewhere)"
 	@echo "make site        the notebooks, answers, results and the explorer as web pages that need no network (site/index.html)"
 	@echo "make clean       remove the virtual environment, the site and build leftovers (videos and results stay)"
 
@@ -86,6 +88,9 @@ lab: $(READY)
 notebooks: $(READY)
 	$(BIN)/nbdev-export
 	$(BIN)/python tests/tools/execute_notebooks.py $(if $(MINUTES),--minutes) $(if $(NB),$(BOOK),notebooks/[0-9]*.ipynb notebooks/workshop/*.ipynb)
+
+students: $(READY)
+	@$(BIN)/python tests/tools/students.py $(if $(TO),"$(TO)")
 
 site: $(READY)
 	$(BIN)/python tests/tools/build_site.py
