@@ -67,7 +67,8 @@ main { overflow-wrap: break-word; }
 figure { margin: 0; }
 video, iframe { width: 100%; border: 0; }
 iframe { height: 41rem; }
-@media (max-width: 58rem) { iframe { height: 70rem; } }
+@media (max-width: 58rem) { iframe { height: 77rem; } }
+@media (max-width: 34rem) { iframe { height: 70rem; } }
 a { color: #0050a0; }
 a.anchor-link { display: none; }
 img { max-width: 100%; }
@@ -218,8 +219,8 @@ def sidebar(root: Path, path: Path) -> str:
 
     rows = course.chapters(root)
     main, workshop = ({root / row.path: row.title for row in rows if row.is_workshop == kind} for kind in (False, True))
-    more = {root / "README.md": "Results, commands, names", root / FOLLOW: "Explorer: taps that follow"}
-    more |= {root / EXPLORER: "Explorer: trained networks"}
+    more = {root / "README.md": "Results, commands, names", root / "notebooks" / "TEACHING.md": "For teachers"}
+    more |= {root / FOLLOW: "Explorer: taps that follow", root / EXPLORER: "Explorer: trained networks"}
     unfolded = " open" if path in workshop else ""
     folded = f"<details{unfolded}><summary>Workshop</summary>{listed(workshop)}</details>"
     return listed({root / FRONT: "deformlib"} | main) + folded + listed(more)
