@@ -179,7 +179,9 @@ def notebook(path: Path) -> str:
         elif cell.cell_type == "code":
             words = re.match(r"\*Figure: (.+?)\*(?:\s|$)", following["source"], re.DOTALL)
             outputs = [shown(output, words[1] if words else "") for output in cell.outputs]
-            parts.append(highlight(cell.source, PythonLexer(), HtmlFormatter()))
+            code = highlight(cell.source, PythonLexer(), HtmlFormatter())
+            folded = cell.metadata.get("jupyter", {}).get("source_hidden")
+            parts.append(f"<details><summary>imports</summary>{code}</details>" if folded else code)
             parts.append(f'<div class="output">{"".join(outputs)}</div>' if outputs else "")
     return "\n".join(parts)
 
