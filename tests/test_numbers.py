@@ -49,6 +49,18 @@ def test_the_floor_on_a_gpu_is_one_number():
     assert not re.search(r"FLOP/s measured", printed(gpu)), "no record here holds a rate of a GPU"
 
 
+def test_the_nearest_neighbour_is_one_number():
+    """Chapter 00 reads from the record how often pixels alone are right; chapter 15 computes and prints it."""
+    record = json.loads((ROOT / "results" / "leak" / "nearest.json").read_text(encoding="utf-8"))
+    shares = {name: 100 * right / record["copies"] for name, right in record["right"].items()}
+    table = (ROOT / "notebooks" / "15_what_98_8_measures.ipynb").read_text(encoding="utf-8")
+    for name, share in shares.items():
+        assert f"| {name} | {share:.1f} |" in table
+    everything, others, _ = shares.values()
+    assert f"{everything:.0f} % without learning anything" in printed(START)
+    assert f"{others:.0f} % if augmented copies" in printed(START)
+
+
 def test_the_figure_of_cost_shows_its_worst_point():
     """The page of costs: the record's point that is furthest above the line lies inside of the axes."""
     rows = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["scaling"]
