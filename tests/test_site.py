@@ -66,6 +66,7 @@ def test_every_chapter_is_there_with_its_answers_and_pictures(site: Path):
         assert inside == book.read_text(encoding="utf-8").count('"image/png":'), f"{book.stem}: a picture is missing"
         assert len(page.pictures) >= inside and all(page.pictures), f"{book.stem}: a picture without words"
     assert "<details" in (site / "notebooks" / "answers" / "06_deformable_convolution.html").read_text()
+    assert "<summary>imports</summary>" in (site / "notebooks" / "14_learned_offsets.html").read_text()
 
 
 def test_the_front_page_is_the_film_its_explorer_what_this_is_and_the_chapters(site: Path):

@@ -55,7 +55,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         path = home / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    for name in ("example-classroom", "example-narrow", "align", "gallery"):
+    for name in ("example-classroom", "example-narrow", "align", "gallery", "leak"):
         shutil.copytree(ROOT / "results" / name, root / "results" / name)
     (root / "notebooks").mkdir()
     for name in CHAPTERS:
