@@ -53,7 +53,10 @@ def file_lock(path: Path) -> Iterator[None]:
             lock = SoftFileLock(f"{path}.soft", timeout=0)  # a drive without locks
             lock.acquire()
     except Timeout:
-        raise LockedError(f"{path.parent}: another run writes there; wait for it, or choose another folder.") from None
+        gone = f"remove {lock.lock_file} if its machine is gone, " if isinstance(lock, SoftFileLock) else ""
+        raise LockedError(
+            f"{path.parent}: another run writes there; wait for it, {gone}or choose another folder."
+        ) from None
     try:
         yield
     finally:

@@ -87,8 +87,13 @@ def test_a_drive_without_locks_gets_a_soft_one(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("fcntl.flock", none)
     lock = tmp_path / "lock"
-    with file_lock(lock), pytest.raises(LockedError), file_lock(lock):
-        pass
+    with file_lock(lock):
+        with (
+            pytest.raises(LockedError, match=r"remove (\S+lock\.soft) if its machine is gone") as refused,
+            file_lock(lock),
+        ):
+            pass
+        assert Path(str(refused.value).split("remove ")[1].split(" if ")[0]).is_file()
     with file_lock(lock):
         pass
 
