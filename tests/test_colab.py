@@ -16,10 +16,11 @@ COURSE = Path(__file__).parent.parent
 
 
 def test_every_address_is_rewritten_and_back(tmp_path: Path):
-    """In chapters, workshop and README; nothing else in them changes."""
+    """In chapters, workshop, README and the page about Colab; nothing else in them changes."""
     (tmp_path / "notebooks" / "workshop").mkdir(parents=True)
     kept = {}
-    for path in (*COURSE.glob("notebooks/**/*.ipynb"), COURSE / "README.md"):
+    pages = COURSE / "README.md", COURSE / "notebooks" / "COLAB.md"
+    for path in (*COURSE.glob("notebooks/**/*.ipynb"), *pages):
         name = path.relative_to(COURSE)
         shutil.copy(path, tmp_path / name)
         kept[name] = path.read_bytes()

@@ -13,7 +13,7 @@ class ColabError(DeformlibError, ValueError):
 
 
 def rewrite(folder: Path, repository: str) -> list[Path]:
-    """Let notebooks and README of the course in `folder` open, install and fetch from `repository` (OWNER/NAME).
+    """Let notebooks, README and COLAB.md of the course in `folder` open, install and fetch from `repository` (OWNER/NAME).
 
     Returns the files that changed. Raises ColabError for a name that is no OWNER/NAME, or if there are no notebooks.
     """
@@ -23,7 +23,7 @@ def rewrite(folder: Path, repository: str) -> list[Path]:
     if not notebooks:
         raise ColabError(f"{folder.resolve()} holds no notebooks: call this in the folder of the project.")
     changed = []
-    for path in (*notebooks, *folder.glob("README.md")):
+    for path in (*notebooks, *folder.glob("notebooks/COLAB.md"), *folder.glob("README.md")):
         text = path.read_text(encoding="utf-8")
         now = ADDRESS.search(text)
         if now and now[1] != repository:
