@@ -73,18 +73,18 @@ def form(value: object) -> object:
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # nothing to correlate in so little
 def test_a_new_record_has_the_form_of_those_committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """One step on one short film, each page that the tests of its own do not train; weights and a reading of them."""
+    """Two steps on one short film, each page that the tests of its own do not train; weights and a reading of them."""
     clip = next(clip for clip in plan_corpus(0)[80:] if clip.actor in follow.TRAIN_ACTORS)
-    film = film_pairs(clip, most=16)
+    film = film_pairs(clip, most=8)
     for page in (follow, controls):
         monkeypatch.setattr(page, "plan_corpus", lambda number: [clip])
         monkeypatch.setattr(page, "film_pairs", lambda clip, checks=True: film)
-    made = follow.run_align(tmp_path, [0], machine(), steps=20)
-    made += [controls.run_coarse(tmp_path, arm, [0], machine(), steps=20)[0] for arm in ("taps", "plain")]
+    made = follow.run_align(tmp_path, [0], machine(), steps=2)
+    made += [controls.run_coarse(tmp_path, arm, [0], machine(), steps=2)[0] for arm in ("taps", "plain")]
     for record in made:
         kept = runs.read_run(RESULTS / f"{record['name']}.json")
         assert form(record) == form(kept) and record["parameters"] == kept["parameters"], record["name"]
-        assert record["settings"] == kept["settings"] | {"steps": 20} and record["data"]["train"]["clips"] == 1
+        assert record["settings"] == kept["settings"] | {"steps": 2} and record["data"]["train"]["clips"] == 1
         assert runs.is_done(tmp_path / f"{record['name']}.json", record["settings"])
     follow.AlignNet().load_state_dict(load_file(tmp_path / "align-checks-seed-0.safetensors"))
     assert len(list(tmp_path.iterdir())) == 4

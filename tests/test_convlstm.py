@@ -494,9 +494,6 @@ GRAPHS = {
 }
 
 
-SLOW_GRAPHS = {"mean": pytest.mark.slow, "convolution": (), "released": pytest.mark.slow}  # an export takes seconds
-
-
 def traced(module: nn.Module, x: torch.Tensor) -> nn.Module:
     """As TensorBoard draws a network."""
     with warnings.catch_warnings():
@@ -518,7 +515,8 @@ def test_traced_layers_take_any_batch(layer):
     check_any_batch(traced(layer, x[:2]), layer, x)
 
 
-@pytest.mark.parametrize("layer", [pytest.param(GRAPHS[name], marks=SLOW_GRAPHS[name]) for name in GRAPHS], ids=GRAPHS)
+@pytest.mark.slow  # test_export.py exports a single layer
+@pytest.mark.parametrize("layer", GRAPHS.values(), ids=GRAPHS)
 @torch.no_grad()
 def test_exported_layers_take_any_batch(layer):
     layer, x = random_offsets(layer).eval(), torch.rand(3, 2, 4, 6, 5)

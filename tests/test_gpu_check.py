@@ -40,6 +40,7 @@ def test_without_a_gpu_it_says_so_and_leaves_with_2(tmp_path: Path, capsys: pyte
     assert code_of("gpu-check", tmp_path, "--device", "mps") == 2 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow  # the page has operator and memory
 @without_gpu
 def test_the_whole_path_in_small_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture):
     """All parts, one after the other: ratios, memory counted and measured, a run that was killed and went on."""

@@ -14,6 +14,8 @@ from importlib import import_module
 
 LIBRARIES = ("torch", "torchvision", "matplotlib.pyplot", "pandas", "cv2", "av", "sklearn.svm", "scipy.stats")
 LIBRARIES += ("pydantic", "ipywidgets", "anywidget", "matplotlib_inline.backend_inline", "ipykernel.kernelapp")
+LIBRARIES += ("accelerate", "safetensors.torch", "imageio.v3", "sklearn.ensemble", "sklearn.datasets", "jinja2")
+LIBRARIES += ("torch._dynamo",)  # with SymPy; every kernel that makes an optimiser would import it, as long as torch
 
 
 def end_with(line: socket.socket) -> None:
