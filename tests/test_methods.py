@@ -412,7 +412,14 @@ class Listed:
         return len(self.videos)
 
 
-@pytest.mark.parametrize("folder", sorted(RESULTS.glob("example-*")), ids=lambda folder: folder.name)
+LONG = ("example-claims", "example-motion", "example-table2")  # with many records
+FOLDERS = [
+    pytest.param(folder, marks=[pytest.mark.slow] * (folder.name in LONG), id=folder.name)
+    for folder in sorted(RESULTS.glob("example-*"))
+]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_committed_records_still_count_as_done(folder: Path):
     """Each has the settings that its method has today, to the word: a study takes it and trains nothing."""
     corpus, splits = Listed(folder), {}

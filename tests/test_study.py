@@ -458,6 +458,7 @@ def test_older_records_count_with_the_defaults_of_options_they_do_not_name(
     assert fill_defaults({"feature": "hog"}, now) == now and fill_defaults({"feature": "klt"}, now) != now
 
 
+@pytest.mark.slow  # each worker imports PyTorch
 def test_workers_share_the_list_and_change_no_number(finished: Path, corpus: Corpus, tmp_path: Path):
     """Processes with one thread each give the records that one gives, in the order of the list."""
     experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")[:1]

@@ -349,14 +349,8 @@ else:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares two CPU processes with one")
-@pytest.mark.parametrize(
-    "launcher",
-    [
-        "notebook_launcher",
-        pytest.param("torchrun", marks=pytest.mark.slow),
-        pytest.param("accelerate launch", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # each process imports PyTorch
+@pytest.mark.parametrize("launcher", ["notebook_launcher", "torchrun", "accelerate launch"])
 def test_two_processes_train_as_one(toys: ToyCorpus, split: Split, other_straight, tmp_path: Path, launcher: str):
     """Two CPU processes, however started: the loss curve, accuracies and answers of one at the same global batch."""
     with socket.socket() as probe:

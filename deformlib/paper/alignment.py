@@ -46,13 +46,11 @@ def figure_maps(clip: ClipPlan, config: NetworkConfig) -> tuple[Tensor, Tensor]:
     Two maps [steps, H, W], from the painted frames before they become a video; a pixel is wall if it is the colour that
     its row has at the left edge. Frames and cells are those that a network of this configuration sees.
     """
-    shown = sample_indices(clip.n_frames, config.length)
-    covered = {}
-    for number, frame in enumerate(play(clip)[1]):
-        if number in shown:
-            figure = (frame != frame[:, :1]).any(-1)
-            covered[number] = resize(255 * figure.astype(np.uint8), config.size) / 255
-    frames = torch.from_numpy(np.stack([covered[number] for number in shown])).float()
+    covered = []
+    for frame in play(clip, sample_indices(clip.n_frames, config.length).tolist())[1]:
+        figure = (frame != frame[:, :1]).any(-1)
+        covered.append(resize(255 * figure.astype(np.uint8), config.size) / 255)
+    frames = torch.from_numpy(np.stack(covered)).float()
     pairs = frames.unflatten(0, (config.steps, -1))  # (steps, frames of a step, size, size)
     maps = pairs.mean(1), (pairs[:, -1] - pairs[:, 0]).abs()
     covered_share, motion = (F.adaptive_avg_pool2d(each, config.map_size) for each in maps)
