@@ -1,11 +1,13 @@
-"""What several test modules share: a tiny corpus, three emotions by ten actors, made once a session; and a browser."""
+"""What several test modules share: a tiny corpus, three emotions by ten actors, made once; and a browser."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from deformlib.corpus import Corpus
 from deformlib.make.figures import plan_corpus
@@ -13,17 +15,26 @@ from deformlib.make.films import make_corpus
 
 
 @pytest.fixture(scope="session")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 30 procedural videos of at most 40 frames, with a manifest."""
-    plan = [clip for clip in plan_corpus() if clip.name[3:6] in ("ang", "joy", "sad")]
-    plan = [replace(clip, n_frames=min(clip.n_frames, 40)) for clip in plan]
-    return make_corpus(tmp_path_factory.mktemp("videos") / "three emotions", plan)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session, the same for all of its workers."""
+    place = tmp_path_factory.getbasetemp()
+    return place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
 
 
 @pytest.fixture(scope="session")
-def corpus(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def videos(shared: Path) -> Path:
+    """A folder of 30 procedural videos of at most 24 frames, with a manifest."""
+    plan = [clip for clip in plan_corpus() if clip.name[3:6] in ("ang", "joy", "sad")]
+    plan = [replace(clip, n_frames=min(clip.n_frames, 24)) for clip in plan]
+    folder = shared / "videos" / "three emotions"
+    with FileLock(shared / "videos.lock"):
+        return folder if (folder / "manifest.csv").exists() else make_corpus(folder, plan)
+
+
+@pytest.fixture(scope="session")
+def corpus(videos: Path, shared: Path) -> Corpus:
     """The same, decoded at 32 pixels."""
-    return Corpus(videos, size=32, cache=tmp_path_factory.mktemp("cache"))
+    return Corpus(videos, size=32, cache=shared / "cache")
 
 
 @pytest.fixture(scope="module")
