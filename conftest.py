@@ -12,6 +12,8 @@ import pytest
 
 from tests.exercises import Chapter
 
+sys.dont_write_bytecode = False  # many processes import the library, the first compiles it
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for people; stored outputs have none
 os.environ["PYTHONHASHSEED"] = "0"
 os.environ["OMP_NUM_THREADS"] = "1"  # two workers share two cores, and sums do not depend on the number of threads

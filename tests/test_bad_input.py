@@ -353,6 +353,7 @@ def misfits(said: str) -> list[str]:
     return [line for line in said.splitlines() if spelled(line.split(" ")[0]) in ours]
 
 
+@pytest.mark.slow
 def test_installed_packages_fit_together():
     """What `pip check` can say without a network; known holes are the business of pip-audit (README, More checks)."""
     pytest.importorskip("pip")

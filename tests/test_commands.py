@@ -199,6 +199,7 @@ def test_what_a_study_cannot_do_is_refused_before_anything_is_trained(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_study_can_be_asked_for_some_of_its_models(videos: Path, corpus: Corpus, tmp_path: Path, capsys, monkeypatch):
     """Those rows alone, behind the study's name or, as before, behind --models; another call adds rows."""
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,10 @@ def imported(path: Path) -> Iterator[str]:
                 )
 
 
-IMPORTS = {dotted(path): list(imported(path)) for path in MODULES}
+@cache
+def all_imports() -> dict[str, list[str]]:
+    """What each module imports of this library."""
+    return {dotted(path): list(imported(path)) for path in MODULES}
 
 
 def test_the_core_is_read_in_an_evening():
@@ -70,21 +74,23 @@ def test_the_core_imports_no_wing_but_by_its_doors():
     """Each door is one import statement: the engine of the operator and of the 3D convolution, the decoder, the labels
     of a folder.
     """
-    met = [(name, other) for name, others in IMPORTS.items() if "." not in name for other in others if "." in other]
+    met = [
+        (name, other) for name, others in all_imports().items() if "." not in name for other in others if "." in other
+    ]
     assert set(met) <= DOORS | COMMANDS
     assert len([pair for pair in met if pair in DOORS]) == len(DOORS)
 
 
 def test_what_lies_behind_a_door_knows_nothing_of_the_core():
     """fast and media could be libraries of their own: of ours they import each other and files alone."""
-    for name, others in IMPORTS.items():
+    for name, others in all_imports().items():
         if name.split(".")[0] in ("fast", "media"):
             assert all(other == "files" or other.split(".")[0] == name.split(".")[0] for other in others), name
 
 
 def test_wings_do_not_lean_on_each_other():
     """make imports no paper; align core and make alone; nothing is starred."""
-    for name, others in IMPORTS.items():
+    for name, others in all_imports().items():
         if name.startswith("make."):
             assert not any(other.startswith("paper.") for other in others), name
         if name.startswith("align."):
@@ -95,13 +101,14 @@ def test_wings_do_not_lean_on_each_other():
 
 def test_imports_run_in_no_circle():
     """Also those inside of functions: the modules can be put into an order in which each imports earlier ones only."""
-    left = {name: set(others) - {name} for name, others in IMPORTS.items()}
+    left = {name: set(others) - {name} for name, others in all_imports().items()}
     while ready := [name for name, others in left.items() if not others & left.keys()]:
         for name in ready:
             del left[name]
     assert not left, left
 
 
+@pytest.mark.slow  # imports PyTorch in a process of its own
 def test_light_things_import_nothing_heavy():
     """Tables need no torch, a network that is saved no OpenCV, labels of a folder (GEMEP) no painter of figures."""
     code = """

@@ -368,6 +368,7 @@ def test_a_network_of_the_studies_aligns_its_states():
         AlignedVideoNet(SMALL_NETWORK)
 
 
+@pytest.mark.slow
 def test_a_study_trains_it_and_its_record_says_so(tmp_path: Path, capsys: pytest.CaptureFixture):
     """From the command line, for a tiny recipe; its record names the network, and no weights pass for a VideoNet's."""
     corpus = moving_squares(tmp_path)

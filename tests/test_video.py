@@ -38,7 +38,8 @@ def write(path: Path, levels: list[int], height: int = 48, width: int = 64) -> P
 
 
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="needs the example videos of ../shared/data/videos")
-@pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [False, True])
 def test_every_example_video_has_the_frames_that_decode(large: bool):
     """With the pixels of OpenCV; and one is uneven: its second frame was dropped, manifest.csv calls it variable."""
     with open(VIDEOS / "manifest.csv", newline="") as file:
