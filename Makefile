@@ -10,7 +10,7 @@ MINUTES ?=
 TO ?=
 BOOK = $(firstword $(wildcard notebooks/$(NB)_*.ipynb notebooks/$(NB)*.ipynb notebooks/workshop/$(NB)*.ipynb))
 
-.PHONY: help reproduce benchmark media gallery test lint sync edit slow browser stress fuzz alone lab notebooks students site clean
+.PHONY: help reproduce benchmark media gallery test test-code test-pages lint sync edit slow browser stress fuzz alone lab notebooks students site clean
 
 help:
 	@echo "make reproduce   make the videos, train plain and deformable networks, print Table 1 (CORPUS=folder: on your own videos or BVH files)"
@@ -52,8 +52,15 @@ media: $(READY)
 gallery: $(READY)
 	$(BIN)/python tests/tools/gallery.py
 
+# Two processes, code and pages, each of which imports its own half alone: two workers would both collect everything.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval tests notebooks
+	@$(MAKE) --no-print-directory --jobs=2 test-code test-pages
+
+test-code: $(READY)
+	$(BIN)/python -m pytest tests
+
+test-pages: $(READY)
+	$(BIN)/python -m pytest --nbval notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check .
