@@ -42,6 +42,7 @@ def numbers(value: object) -> Iterator[float]:
         yield value
 
 
+@pytest.mark.slow
 def test_the_training_benchmark_runs(tmp_path: Path):
     """The tiny recipe: its steps, what follows from their seconds, and a profile whose shares make one."""
     found = quick(benchmark_training, tmp_path)

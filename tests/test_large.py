@@ -230,6 +230,7 @@ def test_a_recipe_is_chosen_on_other_actors(tmp_path: Path):
         try_recipe("two", recipe, corpus, corpus, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_study_says_how_much_is_left(corpus: Corpus, tmp_path: Path, capsys):
     experiments = STUDIES["large"].experiments(corpus, seeds=(0,), recipe="tiny")
     run(experiments, tmp_path, corpus.cache)

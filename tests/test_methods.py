@@ -363,6 +363,7 @@ def test_every_model_of_a_study_has_a_title_and_a_method(squares: Corpus):
     assert {experiment.split for experiment in experiments} == {"by_actor", "by_copy"}
 
 
+@pytest.mark.slow
 def test_all_rows_run_in_a_study(squares: Corpus, tmp_path: Path):
     """Classic rows, floors and the small networks leave records; R(2+1)D is left out for its size."""
     fewer = {name: replace(BASELINES[name], copies=2) for name in CLASSIC}

@@ -104,6 +104,7 @@ def test_controls_splits_and_warps_wait_for_their_records(results: Path):
     assert "| 6 | 0.75 | `python -m deformlib study large_splits` |" in text
 
 
+@pytest.mark.slow
 def test_robustness_is_told_where_clips_were_warped(results: Path):
     """Deformable loses 0.1 less by each warp; where nothing was warped nothing is drawn."""
     fill(results, STATES["equivalent"][0])
@@ -260,6 +261,7 @@ def test_separation_counts_copies_and_actors(results: Path):
     assert table.loc["by_actor", "actors held out"] == "5, 5 different" and set(table["seeds"]) == {5}
 
 
+@pytest.mark.slow
 def test_names_cannot_break_the_page(tmp_path: Path):
     """A folder may be called anything; what comes from a record is shown literally, in tables too."""
     assert escape_markdown("a|b *c* _d_ e_f\n<g>") == r"a\|b \*c\* \_d\_ e_f \<g\>"

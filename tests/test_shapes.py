@@ -149,6 +149,7 @@ def test_fidelity_keeps_offsets_near():
     assert abs(far[0] - 10) < 1e-3 and far[1] < 9.5
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_once(tmp_path: Path):
     record = shapes.run_next(tmp_path, "free", 3, {}, "validation", lambda calls: [], steps=20, lr=1e-3)
     (path,) = tmp_path.glob("*.json")

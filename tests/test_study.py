@@ -238,6 +238,7 @@ def test_the_matched_network_is_as_large():
     assert abs(count_parameters(alone) - wanted) <= 0.6 * (count_parameters(VideoNet(wider)) - count_parameters(alone))
 
 
+@pytest.mark.slow
 def test_frozen_offsets_and_offsets_zeroed_at_the_test(corpus: Corpus, tmp_path: Path):
     """Frozen ones are about a pixel off and do not learn; the others learn, and are gone at the evaluation."""
     models = ("frozen_offsets", "offsets_zeroed_at_test")
@@ -252,6 +253,7 @@ def test_frozen_offsets_and_offsets_zeroed_at_the_test(corpus: Corpus, tmp_path:
     assert min(records[0]["history"][-1]["offsets"]) > 0.5 and min(records[1]["history"][-1]["offsets"]) > 0
 
 
+@pytest.mark.slow
 def test_a_network_with_a_defect_leaves_no_weights_that_would_not_say_so(corpus: Corpus, tmp_path: Path):
     """Its record names the defect; a file of weights would be read as a network without."""
     (record,) = run(

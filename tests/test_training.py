@@ -199,6 +199,7 @@ def test_evaluation_is_one_clip_at_a_time(toys: ToyCorpus):
     assert not net.training
 
 
+@pytest.mark.slow
 def test_training_learns(toys: ToyCorpus, tmp_path: Path):
     """Three motions: the loss starts near ln 3 and ends far below; unseen copies are mostly right."""
     net, split = nano_network(), by_copy(toys)
