@@ -12,6 +12,7 @@ import pytest
 
 from tests.exercises import Chapter
 
+NURSERY = pytest.StashKey[subprocess.Popen]()
 sys.dont_write_bytecode = False  # many processes import the library, the first compiles it
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["TQDM_DISABLE"] = "1"  # progress bars are for people; stored outputs have none
@@ -34,8 +35,15 @@ def pytest_configure(config: pytest.Config) -> None:
     door.listen()
     os.environ |= {"JUPYTER_PATH": str(tests), "KERNEL_NURSERY": f"{place.name}/door"}
     command = [sys.executable, tests / "kernels/preloaded/nursery.py", str(door.fileno())]
-    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[door.fileno()])
+    nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[door.fileno()])
     config.add_cleanup(lambda: nursery.communicate())  # it ends with its input
+    config.stash[NURSERY] = nursery
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Wait until the libraries are imported: nbval gives its first kernel a minute, a busy machine needs more."""
+    if (nursery := session.config.stash.get(NURSERY, None)) and nursery.stdout:
+        nursery.stdout.readline()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -49,6 +49,7 @@ def main() -> None:
     for name in LIBRARIES:
         import_module(name)
     sys.modules["pandas"].set_option("display.max_columns", 20)  # what it chooses if a kernel imports it
+    print("ready", flush=True)
     while sys.stdin not in select.select([door, sys.stdin], [], [])[0]:
         line, _ = door.accept()
         if os.fork() == 0:
