@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deformlib.align import controls, follow
+from deformlib.align.taps import flow_from_taps
 from deformlib.make.figures import plan_corpus
 from deformlib.make.pairs import Film, film_pairs
 from deformlib.tables import mean_ci
@@ -116,7 +117,7 @@ def test_a_film_is_followed(tmp_path: Path, film: Film):
         assert np.abs(got.astype(int) - kept).max() <= 3
     a, b = (torch.from_numpy(film.gray[j] / 255).float()[None, None] for j in (0, 2))
     with torch.no_grad():
-        expected = follow.flow_from_taps(net.offsets(a, b)[0], 3, net.weight)[0, 0].numpy()
+        expected = flow_from_taps(net.offsets(a, b)[0], 3, net.weight)[0, 0].numpy()
     assert np.abs(flow[0] - expected).mean() < 0.2 and np.abs(expected).mean() > 0.3
     with pytest.raises(ValueError, match="12 frames"):
         controls.follow_film(path, net, gap=12)

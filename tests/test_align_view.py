@@ -15,7 +15,8 @@ import pytest
 import torch
 from factories import opened, pixels
 
-from deformlib.align.follow import AlignNet, flow_from_taps
+from deformlib.align.follow import AlignNet
+from deformlib.align.taps import flow_from_taps
 from deformlib.align.view import (
     GRID,
     LEARNED,

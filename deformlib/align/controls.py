@@ -25,7 +25,6 @@ from deformlib.align.follow import (
     AlignNet,
     KnownPairs,
     correlate,
-    flow_from_taps,
     measure,
     measure_network,
     soft_place,
@@ -33,6 +32,7 @@ from deformlib.align.follow import (
     warp,
 )
 from .runs import count_parameters, is_done, loss_ends, read_run, timed, write_run
+from .taps import flow_from_taps
 from ..deform import deform_conv2d
 from ..make.figures import ACTS, ClipPlan, draw_actor, frame_figure, perform, plan_corpus
 from ..make.pairs import SIZE, film_pairs, to_small

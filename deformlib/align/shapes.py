@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .follow import flow_from_taps, warp
+from .follow import warp
 from .runs import count_parameters, is_done, loss_ends, read_run, timed, write_run
+from .taps import flow_from_taps
 from ..deform import deform_conv2d
 from ..offsets import RecordedOffsets, record_offsets
 
