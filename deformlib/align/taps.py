@@ -63,7 +63,7 @@ def flow_from_taps(
         weight: [F, C, kh, kw], the kernel; a tap counts by its |w|, summed over filters and the group's channels.
             None: all taps count alike.
         groups: G, the number of offset groups.
-        mask: [B, G * K, H, W] of a modulated layer (Zhu et al. 2019); a tap counts by |w| times its mask.
+        mask: [B, G * K, H, W] of a modulated layer (Zhu et al. 2018); a tap counts by |w| times its mask.
 
     Returns [B, G, 2, H, W], (dy, dx) in pixels of the layer's input. Raises ValueError for shapes that do not fit
     together, and for a group that reads nothing, since all that its taps count is zero.
