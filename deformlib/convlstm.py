@@ -18,9 +18,7 @@ from .deform import AUTOCAST, DeformConv2d, deform_conv2d
 def _gate_vectors(channels: int, drawn: bool) -> nn.ParameterDict:
     """A vector [channels] for each gate: drawn as nn.LSTM draws its weights, or 0, but 1 for f, which rather keeps."""
     spread, starts = channels**-0.5, {gate: torch.full((channels,), float(gate == "f")) for gate in "ifo"}
-    return nn.ParameterDict(
-        {gate: start.uniform_(-spread, spread) if drawn else start for gate, start in starts.items()}
-    )
+    return nn.ParameterDict({g: start.uniform_(-spread, spread) if drawn else start for g, start in starts.items()})
 
 
 class ConvLSTMCell(nn.Module):
@@ -85,10 +83,8 @@ class PerStepOffsets(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         """Offset channels, and after them mask channels if there are any: [steps * B, O, H, W]."""
         if self.separate_weights:
-            tensors = images, self.weight, self.bias
-            parts = zip(
-                *(tensor.unflatten(0, (self.steps, -1)) for tensor in tensors if tensor is not None), strict=True
-            )
+            tensors = [each for each in (images, self.weight, self.bias) if each is not None]
+            parts = zip(*(each.unflatten(0, (self.steps, -1)) for each in tensors), strict=True)
             fields = torch.cat([nn.functional.conv2d(x, w, b, padding=self.padding) for x, w, b in parts])
         else:
             fields = super().forward(images)

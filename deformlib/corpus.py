@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .media.cache import ANOTHER_CACHE, CachedVideo, FrameCache, default_cache
 from .media.folders import CorpusError, LabelledFolder, LeftOut, find_labels, left_out_lines, remarks_on
+from .progress import show_progress
 from .video import VideoError, decode_video
 
 
@@ -120,6 +120,6 @@ class Corpus:
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and hashing let other threads run
-                return list(tqdm(pool.map(fetch, paths), total=len(paths), desc=f"reading {self.name}"))
+                return list(show_progress(pool.map(fetch, paths), total=len(paths), desc=f"reading {self.name}"))
         except OSError as error:
             raise CorpusError(f"{self.cache} cannot hold the decoded frames ({error}): {ANOTHER_CACHE}.") from None

@@ -60,9 +60,7 @@ class NetworkConfig:
             except ValidationError as error:
                 raise NetworkError(f"{name} is {value!r}: {error.errors()[0]['msg']}.") from None
         if self.length * self.size**2 > 1 << 28:
-            raise NetworkError(
-                f"{self.length} frames of {self.size} pixels fill the memory: take fewer or smaller ones."
-            )
+            raise NetworkError(f"{self.length} frames of {self.size} pixels fill the memory: take fewer or smaller.")
         if self.deform_state and self.gates == "mean":
             raise NetworkError("deform_state moves convolutions in the gates: take gates='convolution'.")
         if (self.deform_state or self.learned_steps) and not any(self.deform_steps):
@@ -93,10 +91,8 @@ def paper_steps(steps: int, layers: int = 3) -> tuple[tuple[int, ...], ...]:
     For 16 steps {4,8,12}, {5,9,13}, {6,10,14}: nine frames, three in each part (Tahghighi et al. 2020). Which
     three the paper does not say; this is our reading.
     """
-    return tuple(
-        tuple(sorted({min(int(steps * (part + layer / 16)), steps - 1) for part in (0.25, 0.5, 0.75)}))
-        for layer in range(layers)
-    )
+    starts = [[int(steps * (part + layer / 16)) for part in (0.25, 0.5, 0.75)] for layer in range(layers)]
+    return tuple(tuple(sorted({min(start, steps - 1) for start in row})) for row in starts)
 
 # %% ../notebooks/09_the_network.ipynb #bf5b0606
 PRESETS = {
@@ -215,8 +211,7 @@ def save_network(net: nn.Module, path: str | Path, classes: tuple[str, ...]) -> 
     if type(net) is not VideoNet:  # a subclass may compute something else with the same tensors
         raise NetworkError(f"{path}: a {type(net).__name__} is no VideoNet: save its state_dict instead.")
     if len(classes) != net.config.classes or not all(isinstance(name, str) for name in classes):
-        found = f"{len(classes)} class names for {net.config.classes} logits"
-        raise NetworkError(f"{path}: {found}: give one text per logit.")
+        raise NetworkError(f"{path}: {len(classes)} class names for {net.config.classes} logits: give one text each.")
     tensors = {bare_name(name): tensor.contiguous() for name, tensor in net.state_dict().items()}
     for name in _misfits(tensors, net.config):
         raise NetworkError(f"{path}: {name} is not as its configuration says: save net.float(), without parts added.")

@@ -290,9 +290,7 @@ def record_offsets(module: nn.Module) -> Iterator[list[RecordedOffsets]]:
             stack.enter_context(layer.register_forward_hook(recorder.leave, always_call=True))
         yield recorder.calls
     if not (unseen or recorder.calls):
-        unseen = [
-            f"{type(module).__name__}: no deformable convolution was recorded: check that the network has one, that it "
-            "runs inside the with-block, and in Python, not as TorchScript, a CUDA graph or an exported program."
-        ]
+        check = "that it runs in the with-block, and in Python, not as TorchScript, a CUDA graph or an exported program"
+        unseen = [f"{type(module).__name__}: no deformable convolution was recorded: check that there is one, {check}."]
     for message in unseen[:1]:
         warnings.warn(message, OffsetWarning, stacklevel=3)

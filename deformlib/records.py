@@ -101,25 +101,20 @@ def _check(record: dict, path: str | Path) -> dict:
     try:
         _SCHEMA.validate_python(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = (
-            f"{'/'.join(['record', *map(str, first['loc'])])!a}: {first['msg']}"  # in ASCII, whatever a key may hold
-        )
+        place, problem = "/".join(["record", *map(str, error.errors()[0]["loc"])]), error.errors()[0]["msg"]
+        found = f"{path}: no whole record ({place!a}: {problem})"  # in ASCII, whatever a key may hold
         older = f"or, if an older version wrote it, call `python -m deformlib migrate {Path(path).parent}`"
-        raise ResultsError(
-            f"{path}: no whole record ({problem}); delete it, and the study makes it again, {older}."
-        ) from None
+        raise ResultsError(f"{found}; delete it, and the study makes it again, {older}.") from None
     return record
 
 
 def read_record(path: str | Path) -> dict:
     """The record in a file, checked; ResultsError says the file, what is wrong first, and the remedy."""
     try:
-        return _check(json.loads(Path(path).read_text(encoding="utf-8")), path)
-    except ResultsError:
-        raise
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ResultsError(f"{path}: no valid JSON ({error}); delete it, and the study makes it again.") from None
+    return _check(record, path)
 
 # %% ../notebooks/workshop/records.ipynb #8a222ff0
 def write_record(path: str | Path, record: dict) -> None:

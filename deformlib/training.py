@@ -27,12 +27,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from .corpus import Corpus
 from .dataset import loader, prefetch
 from .deform import parameter_groups
 from .files import DeformlibError, atomic_write, file_lock
+from .progress import say, show_progress
 from .splits import Split
 
 # %% ../notebooks/10_training.ipynb #547a95c0
@@ -176,7 +176,7 @@ def evaluate(
     batches = prefetch(loader_for(net, corpus, seed), work)
     net.eval()
     with torch.inference_mode():
-        for clips, _ in tqdm(batches, "evaluating", len(work), leave=False) if len(work) > 8 else batches:
+        for clips, _ in show_progress(batches, "evaluating", len(work), leave=False) if len(work) > 8 else batches:
             answers.append(predict(clips).cpu().numpy())
     net.train(was_training)
     return np.concatenate(gather_object(answers))
@@ -301,8 +301,7 @@ def train_step(
 def run_config(net: nn.Module, split: Split, config: TrainConfig) -> dict:
     """What fixes the result of a run on a corpus: network, split (a hash of its pairs) and training, JSON-ready."""
     pairs = hashlib.blake2b(split.train.tobytes() + split.val.tobytes(), digest_size=8).hexdigest()
-    network = asdict(net.config)  # type: ignore[call-overload]
-    found = {"network": network, "pairs": pairs, "training": asdict(config)}
+    found = {"network": asdict(net.config), "pairs": pairs, "training": asdict(config)}  # type: ignore[call-overload]
     return json.loads(json.dumps(found))  # as it comes back from a file: lists for tuples
 
 
@@ -367,13 +366,13 @@ def fit(
         run = run_config(net, split, config) | {"corpus": corpus.key}
         progress = load_checkpoint(path, net, optimizer, accelerator, run)
         if is_main and 0 < progress["step"] < total:
-            tqdm.write(f"{folder.name}: goes on from step {progress['step']} of {total}")
+            say(f"{folder.name}: goes on from step {progress['step']} of {total}")
         steps, sums = range(progress["step"], total), torch.tensor(progress["sums"], device=accelerator.device)
         loaded, saved = prefetch(load_parts, steps), time.monotonic()
         started = saved - progress["seconds"]
         model.train()
 
-        for step in tqdm(steps, folder.name, total, initial=steps.start, unit="step") if is_main else steps:
+        for step in show_progress(steps, folder.name, total, initial=steps.start, unit="step") if is_main else steps:
             rate = learning_rate(config, step, epoch_steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["scale"] * rate

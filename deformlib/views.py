@@ -80,9 +80,8 @@ def draw_quiver(
     start = output_grid(Field(arrow)).T.view_as(arrow) * scale + shift  # (2, H, W)
     y, x = start[:, ::every, ::every].flatten(1).numpy()
     dy, dx = (arrow * scale)[:, ::every, ::every].flatten(1).numpy()
-    arrows = ax.quiver(
-        x, y, dx, dy, color=ARROW, edgecolor="black", lw=0.4, width=0.008, angles="xy", scale_units="xy", scale=1
-    )
+    true = {"angles": "xy", "scale_units": "xy", "scale": 1}  # arrows as long as the offsets
+    arrows = ax.quiver(x, y, dx, dy, color=ARROW, edgecolor="black", lw=0.4, width=0.008, **true)
     ax.quiverkey(arrows, 0.9, 0.05, key * float(scale[1]), f"{key:g} map px", labelpos="W", labelcolor=ARROW)
     return ax
 

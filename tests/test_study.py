@@ -1,5 +1,7 @@
 """A study: lists of runs, methods, records, what is done again and what is refused; processes that share a list."""
 
+import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import tqdm.std
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deformlib import progress
 from deformlib.corpus import Corpus
 from deformlib.files import DeformlibError, file_lock
 from deformlib.network import VideoNet
@@ -103,6 +108,13 @@ class Trained(NetworkMethod):
     def __call__(self, experiment: Experiment, *words) -> FitResult:
         self.names.append(experiment.name)
         return super().__call__(experiment, *words)
+
+
+class Shown(tqdm.std.tqdm):
+    """A bar that is shown, whatever the environment of the tests says."""
+
+    def __init__(self, *words, **options):
+        super().__init__(*words, **(options | {"disable": False}))
 
 
 class Interrupted(NetworkMethod):
@@ -400,10 +412,31 @@ def test_a_run_in_other_hands_is_left_to_them(finished: Path, corpus: Corpus, tm
     records = run(experiments, tmp_path, corpus.cache, methods={"plain": Trained("none"), "deformable": Trained()})
     thread.join()
     said = capsys.readouterr().out.splitlines()
-    assert "another process" in said[0] and said[0].startswith(f"{experiments[0].name}: ")
-    assert said[1].startswith(f"{experiments[0].name}: ") and len(said) == 2
+    assert "another process" in said[0] and all(line.startswith(f"{experiments[0].name}: ") for line in said)
+    assert said[1].endswith(": starts") and said[2].endswith(" s; all 2 runs are done") and len(said) == 3
     assert [record["name"] for record in records] == [experiment.name for experiment in experiments]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_log_tells_how_a_study_goes(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A line when a run starts, lines within, one at its end with accuracy, runs and time left; each look at the clock
+    is half a minute later. No bar, and nothing that waits for a buffer to be full.
+    """
+    experiments = CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny")[:2]
+    methods = {"plain": Trained("none"), "deformable": Trained()}
+    monkeypatch.setattr(progress, "tqdm", Shown)
+    monkeypatch.setattr(tqdm.std, "time", itertools.count(0, 30).__next__)
+    with redirect_stdout(io.StringIO()) as log, redirect_stderr(log):
+        records = run(experiments, tmp_path, corpus.cache, methods=methods)
+    lines = [line for line in log.getvalue().splitlines() if not line.startswith("reading")]
+    assert "\r" not in log.getvalue()
+    for experiment, record, left in zip(experiments, records, ("1 of 2 runs are left, about 0 min", ""), strict=True):
+        own = [line.removeprefix(f"{experiment.name}: ") for line in lines if line.startswith(experiment.name)]
+        steps = RECIPES["tiny"].training.epochs * RECIPES["tiny"].training.steps(make_split(experiment, corpus))
+        assert own[0] == "starts" and own[-2].startswith(f"{steps} of {steps}, ") and len(own) >= 4
+        right = f"{100 * record['accuracy']:.1f} % of {record['split']['val']} right, "
+        assert own[-1].startswith(right) and own[-1].endswith(f" s; {left or 'all 2 runs are done'}")
+    assert len(lines) == sum(line.startswith(experiment.name) for line in lines for experiment in experiments)
 
 
 def other_network(record: dict) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .runs import count_parameters, is_done, loss_ends, read_run, save_weights, timed, write_run
 from ..convlstm import ConvLSTM
@@ -30,6 +29,7 @@ from ..deform import AUTOCAST, deform_conv2d
 from ..make.figures import plan_corpus
 from ..make.pairs import WALL, Film, film_pairs, true_flow
 from ..network import NetworkConfig, VideoNet
+from ..progress import show_progress
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #cdfbde9e
 def move_state(maps: Tensor, offset: Tensor) -> Tensor:
@@ -337,7 +337,7 @@ def train_predictor(net: Predictor, draw: Callable[[int], Clips], steps: int = 6
     """
     optimiser, losses = torch.optim.Adam(net.parameters(), lr), []
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, steps, pct_start=0.1)
-    for step in tqdm(range(steps), leave=False):
+    for step in show_progress(range(steps), "training", leave=False):
         frames, motion, _ = draw(step)
         guess = net(frames[:, :, :-1], motion[:, :-1])[:, :, ASKED - 1 :]
         loss = (guess - frames[:, :, ASKED:]).square().mean()

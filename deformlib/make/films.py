@@ -11,16 +11,16 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from tqdm import tqdm
-from tqdm.contrib.concurrent import thread_map
 
 from ..files import atomic_write
 from .figures import ACTS, FPS, HEIGHT, WIDTH, BodyError, ClipPlan, plan_corpus, play
+from ..progress import show_progress
 
 # %% ../../notebooks/workshop/films.ipynb #fb6b2d83
 def write_video(frames: Iterable[np.ndarray], path: Path) -> None:
@@ -71,7 +71,8 @@ def film_all(film: Callable[[Item], Row | str], items: list[Item], folder: Path,
         _, *named = [line for line in lines if not re.fullmatch(r'[\s,;|"]*|"?sep=.*', line)] or [""]
         if others := [row for row in named if not any(map(OURS.search, re.split(r'[,;\t|"]', row)))]:
             raise BodyError(f"{manifest} names other videos ({others[0]}): choose another folder for the films.")
-    results = thread_map(film, items, max_workers=os.cpu_count(), desc="filming", unit="clip", tqdm_class=tqdm)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets other threads run
+        results = list(show_progress(pool.map(film, items), "filming", len(items), unit="clip"))
     if rows := [row for row in results if isinstance(row, Row)]:
         with atomic_write(folder / "source.txt") as beside:
             beside.write_text(f"{source}\n", encoding="utf-8")

@@ -22,7 +22,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..convlstm import ConvLSTM
 from ..corpus import Corpus
@@ -34,6 +33,7 @@ from ..network import NetworkConfig, VideoNet, load_network
 from ..offsets import offset_magnitude
 from .study import Experiment, NetworkMethod, machine
 from .table2 import COLORS
+from ..progress import show_progress
 from ..records import ResultsError, read_record
 from ..splits import ORIGINAL
 from ..tables import mean_ci
@@ -151,7 +151,8 @@ def write_alignment(folder: str | Path, videos: str | Path, cache: str | Path | 
     if not (Path(videos) / "manifest.csv").exists():
         make_corpus(videos)
     corpus = Corpus(videos, load_network(found[0])[0].config.size, cache=cache)
-    rows = [row for weights in tqdm(found, "offsets", unit="network") for row in offset_alignment(weights, corpus)]
+    networks = show_progress(found, "offsets", unit="network")
+    rows = [row for weights in networks for row in offset_alignment(weights, corpus)]
     rows = pd.DataFrame(rows).round(4).astype(object)
     rows = rows.where(rows.notna(), None).to_dict("records")
     recipe = found[0].name.split("-")[0]

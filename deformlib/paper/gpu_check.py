@@ -41,6 +41,7 @@ from ..make.films import make_corpus
 from ..network import NetworkConfig, VideoNet
 from .device import LiveBytes, batch_that_fits, memory_row, step_memory, untrained
 from .study import RECIPES, machine
+from ..progress import say, show_progress
 from ..splits import by_copy
 from ..training import fit, precision, prepare, train_step
 
@@ -73,7 +74,7 @@ def milliseconds(runs: Mapping[str, Callable[[], Any]], device: torch.device, re
     """The median time of each of several calls, taken in turn; each was called once before."""
     wait = torch.cuda.synchronize if device.type == "cuda" else nullcontext
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(repeats + 1):
+    for number in show_progress(range(repeats + 1), "timing", leave=False):
         for name, run in runs.items():
             wait()
             begun = time.perf_counter()
@@ -86,7 +87,7 @@ def milliseconds(runs: Mapping[str, Callable[[], Any]], device: torch.device, re
 def check_operator(device: torch.device, size: Size) -> list[dict]:
     """Ours against torchvision's, one row for each number of input channels."""
     rows, (count, height, width) = [], size.images
-    for channels in size.channels:
+    for channels in show_progress(size.channels, "operator", leave=False):
         torch.manual_seed(0)
         shapes = (count, channels, height, width), (count, 18, height, width), (min(32, channels), channels, 3, 3)
         tensors = [torch.randn(shape, device=device, requires_grad=True) for shape in shapes]
@@ -214,7 +215,7 @@ def check_memory(device: torch.device, size: Size) -> dict:
     if device.type == "cuda":
         guess = batch_that_fits(memory_row(size.recipe, kind), torch.cuda.mem_get_info()[1] / 1e9)
     found |= {"batch_computed": guess, "batch_found": None, "refused": {}}
-    for share in (1.2, 1.1, 1.0, 0.9, 0.8, 0.6, 0.4, 0.2):
+    for share in show_progress((1.2, 1.1, 1.0, 0.9, 0.8, 0.6, 0.4, 0.2), "batches", leave=False):
         batch = max(1, int(share * guess))
         try:
             measured_memory(device, size.recipe, batch)
@@ -323,13 +324,14 @@ def check(folder: Path, device: str = "cuda", small: bool = False) -> dict:
     record |= {"name": name, "parts": {}}
     folder.mkdir(parents=True, exist_ok=True)
     for part, measure in PARTS.items():
+        say(f"{part}: starts")
         begun = time.perf_counter()
         try:
             found = measure(place, size)
         except (RuntimeError, NotImplementedError) as error:
             found = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"}
         record["parts"][part] = rounded(found)
-        print(f"{part}: {time.perf_counter() - begun:.0f} s", flush=True)
+        say(f"{part}: {time.perf_counter() - begun:.0f} s")
         for ending, text in ((".json", json.dumps(record, indent=1) + "\n"), (".md", describe_check(record))):
             with atomic_write(folder / f"{name}{ending}") as beside:
                 beside.write_text(text, encoding="utf-8")

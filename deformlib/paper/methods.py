@@ -34,7 +34,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
-from tqdm import tqdm
 
 from ..convlstm import ConvLSTM
 from ..corpus import Corpus
@@ -43,6 +42,7 @@ from ..files import atomic_write
 from ..network import NetworkConfig
 from .study import Experiment, FitResult, Method, NetworkMethod, Study, StudyError
 from .table2 import titles as titles
+from ..progress import show_progress
 from ..splits import Split
 from ..video import DECODER
 
@@ -204,7 +204,7 @@ def features(feature: Callable, corpus: Corpus, pairs: np.ndarray, seed: int) ->
     started = time.monotonic()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and torch let other threads run
         found = pool.map(lambda pair: feature(gray_clip(corpus, pair, seed)), pairs)
-        rows = np.stack(list(tqdm(found, total=len(pairs), desc="features", leave=False)))
+        rows = np.stack(list(show_progress(found, total=len(pairs), desc="features", leave=False)))
     seconds = time.monotonic() - started
     with atomic_write(file) as beside:
         np.savez(beside, rows=rows, seconds=seconds)

@@ -39,7 +39,6 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from ..align.runs import count_parameters
 from ..align.states import AlignedVideoNet
@@ -50,6 +49,7 @@ from ..fast.deform import projects_first
 from ..files import DeformlibError, LockedError, file_lock
 from ..network import NetworkConfig, VideoNet, load_network, paper_steps, preset, save_network, unwrapped
 from .released import DEFECTS, ReleasedVideoNet, released_config, select_steps
+from ..progress import say, show_progress
 from ..records import read_record, write_record
 from ..splits import ORIGINAL, Split, by_actor, by_clip, by_copy
 from ..training import RELEASED_TRAINING, TrainConfig, distributed_state, evaluate, fit, run_config
@@ -599,7 +599,11 @@ def robustness(predict_proba: Callable[..., np.ndarray], labels: np.ndarray) -> 
         }
         return float((predict_proba(change=changes[kind]).argmax(1) == labels).mean())
 
-    return {kind: [[amount, accuracy(kind, amount)] for amount in amounts] for kind, amounts in WARPS.items()}
+    found: dict[str, list] = {kind: [] for kind in WARPS}
+    every = [(kind, amount) for kind, amounts in WARPS.items() for amount in amounts]
+    for kind, amount in show_progress(every, "warped clips", leave=False):
+        found[kind].append([amount, accuracy(kind, amount)])
+    return found
 
 # %% ../../notebooks/workshop/study.ipynb #268b3ccf
 def run(
@@ -628,7 +632,15 @@ def run(
     if workers > 1:
         return _share(workers, experiments, folder, cache, 1, methods, warped)
     waiting, elsewhere = list(experiments), set()
-    began = time.monotonic(), len(undone(experiments, folder, warped))
+    began, todo = time.monotonic(), len(undone(experiments, folder, warped))
+
+    def left() -> str:
+        """How many runs are left, whoever does them, and how long they take at the rate of those that are done."""
+        if not (more := len(undone(experiments, folder, warped))):
+            return f"all {len(experiments)} runs are done"
+        minutes = (time.monotonic() - began) / 60 / max(1, todo - more) * more
+        return f"{more} of {len(experiments)} runs are left, about {minutes:.0f} min"
+
     while waiting:
         for experiment in list(waiting):
             network = RECIPES[experiment.recipe].network
@@ -636,14 +648,12 @@ def run(
             if wanted not in corpora:
                 corpora[wanted] = Corpus(*wanted, cache=cache, quiet=True)  # who made the list has read it
             try:
-                found[experiment] = _run_one(experiment, corpora[wanted], folder, methods[experiment.model], warped)
+                method = methods[experiment.model]
+                found[experiment] = _run_one(experiment, corpora[wanted], folder, method, warped, left)
                 waiting.remove(experiment)
-                if 0 < (more := len(undone(experiments, folder, warped))) < began[1]:
-                    minutes = (time.monotonic() - began[0]) / 60 / (began[1] - more) * more
-                    tqdm.write(f"{more} of {len(experiments)} runs are left, about {minutes:.0f} min")
             except LockedError:
                 if experiment not in elsewhere:
-                    tqdm.write(f"{experiment.name}: another process is at it; on to the next")
+                    say(f"{experiment.name}: another process is at it; on to the next")
                 elsewhere.add(experiment)
         if waiting:
             time.sleep(1)
@@ -728,18 +738,25 @@ def _finished(path: Path, corpus: Corpus, settings: dict, warped: bool) -> dict 
     return done
 
 # %% ../../notebooks/workshop/study.ipynb #64473e92
-def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, method: Method, warped: bool) -> dict:
-    """The record of an experiment, made if it is missing; LockedError if another process is making it."""
+def _run_one(
+    experiment: Experiment, corpus: Corpus, folder: Path, method: Method, warped: bool, left: Callable[[], str]
+) -> dict:
+    """The record of an experiment, made if it is missing; LockedError if another process is making it.
+
+    A run that is made says so when it starts and when it ends, then with what `left` says.
+    """
     path, split, state = folder / f"{experiment.name}.json", make_split(experiment, corpus), distributed_state()
     lock, settings = folder / f".{experiment.name}.lock", method.run_config(experiment, corpus, split)
     finished = partial(_finished, path, corpus, settings, warped)
     with ExitStack() as stack:
         done = _agreed(lambda: finished() or stack.enter_context(file_lock(lock)) or finished())
+        if done is None and state.is_main_process:
+            say(f"{experiment.name}: starts")
         if done is None and path.exists():
             done = _warp_later(path, experiment, corpus, split)
             if state.is_main_process:
                 write_record(path, done)
-                tqdm.write(f"{experiment.name}: evaluated on warped clips")
+                say(f"{experiment.name}: evaluated on warped clips; {left()}")
         elif done is None:
             result = method(experiment, corpus, split, folder / experiment.name)
             done = make_record(experiment, corpus, split, settings, result)
@@ -750,7 +767,7 @@ def _run_one(experiment: Experiment, corpus: Corpus, folder: Path, method: Metho
                     result.save(path.with_suffix(".safetensors"))
                 write_record(path, done)
                 accuracy, seconds = 100 * done["accuracy"], done["seconds"]
-                tqdm.write(f"{experiment.name}: {accuracy:.1f} % of {len(split.val)} right, {seconds:.0f} s")
+                say(f"{experiment.name}: {accuracy:.1f} % of {len(split.val)} right, {seconds:.0f} s; {left()}")
     if state.is_main_process:
         lock.unlink(missing_ok=True)
         shutil.rmtree(folder / experiment.name, ignore_errors=True)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from deformlib.deform import deform_conv2d, per_filter_deform_conv2d, tap_positions
 from deformlib.files import atomic_write
+from deformlib.progress import show_progress
 
 CASES = {  # [B, C, H, W] -> F, kernel 3 x 3; the deformable steps of a batch are one call
     "paper, layer 1": ((6, 256, 28, 28), 32, False),
@@ -350,7 +351,7 @@ def main(words: list[str] | None = None) -> None:
     places += [("cuda", torch.get_num_threads())] if torch.cuda.is_available() else []
     known: dict = {}
     shapes = [Shape((2, 3, 7, 6), 2), Shape((1, 4, 6, 6), 4, 1, 2, 1, 2, 2, True)] if given.quick else SWEEP
-    with tqdm(total=len(shapes) * len(places), desc="sweep") as bar:
+    with show_progress(total=len(shapes) * len(places), desc="sweep") as bar:
         rows = [row for device, threads in places for row in sweep(device, threads, known, shapes, bar)]
     rows.sort(key=lambda row: min(row["forward_time"] / 1.2, row["both_time"] / 1.5))  # the least that we want of each
     title = f"{len(shapes)} shapes, ours against torchvision.ops.deform_conv2d, times better, the worst first"
@@ -358,7 +359,7 @@ def main(words: list[str] | None = None) -> None:
     if given.quick:
         return
     print(text)
-    with tqdm(total=3 * len(CASES) * len(places), desc="benchmark") as bar:
+    with show_progress(total=3 * len(CASES) * len(places), desc="benchmark") as bar:
         rows = [row for device, threads in places for row in compare(device, threads, known, bar)]
     title = "Ours against torchvision.ops.deform_conv2d, times better"
     print(store(folder, "deform", title, {"results": rows}, [markdown(COLUMNS, rows)]))

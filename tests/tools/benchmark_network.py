@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from deformlib.network import NetworkConfig, VideoNet, paper_steps, preset
 from deformlib.paper.study import multiply_adds
+from deformlib.progress import show_progress
 
 EPOCHS, TRAIN, VALIDATION = 50, 7242, 1810  # the paper's protocol on the 9052 copies
 TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # a GPU multiplies float32 in convolutions with 10 bits unless told otherwise
@@ -284,7 +285,7 @@ def main(words: list[str] | None = None) -> None:
         small = {"length": 8, "size": 32, "deform_steps": paper_steps(4), "conv3d": (8, 16, 32), "conv2d": (16, 16, 16)}
         config, repeats = replace(config, **small), 1
     found: dict[str, list] = {"stack": [], "conv3d": [], "stages": [], "step": [], "scaling": [], "floor": []}
-    with tqdm(desc="benchmark") as bar:
+    with show_progress(desc="benchmark") as bar:
         for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
             found["stack"] += stacks(config, batch, device, repeats, bar)
             found["conv3d"] += forms_of_conv3d(config, batch, device, repeats, bar)

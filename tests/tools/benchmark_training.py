@@ -26,6 +26,7 @@ from deformlib.make.figures import plan_corpus
 from deformlib.make.films import make_corpus
 from deformlib.network import VideoNet
 from deformlib.paper.study import RECIPES, Recipe, multiply_adds
+from deformlib.progress import show_progress
 from deformlib.splits import Split, by_copy
 from deformlib.training import make_optimizer, precision, step_pairs, train_step
 
@@ -89,7 +90,7 @@ def main(words: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(words)
     found: dict[str, list] = {"rates": [], "recipes": [], "profile": []}
-    with tempfile.TemporaryDirectory() as folder, tqdm(desc="benchmark") as bar:
+    with tempfile.TemporaryDirectory() as folder, show_progress(desc="benchmark") as bar:
         videos = make_corpus(Path(folder) / "videos", plan_corpus()[: 2 if arguments.quick else 8])
         for device in ["cuda" if torch.cuda.is_available() else "cpu"]:
             dtype = DTYPES[precision()]

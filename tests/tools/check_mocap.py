@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from deformlib.files import atomic_write
 from deformlib.make import mocap
 from deformlib.make.figures import JOINTS, BodyError, Motion, draw_actor
+from deformlib.progress import show_progress
 
 COLUMNS = {
     "data": "data",
@@ -86,7 +86,7 @@ def count(name: str, folder: Path) -> dict:
     """How many files of a folder are right in each way, and why the others are refused."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".bvh")
     row = dict.fromkeys(COLUMNS, 0) | {"data": name or folder.name, "files": len(paths), "refused": []}
-    for path in tqdm(paths, desc=row["data"], unit="file"):
+    for path in show_progress(paths, desc=row["data"], unit="file"):
         try:
             found = check(path)
         except BodyError as error:

@@ -18,8 +18,8 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import numpy as np
-from tqdm import tqdm
 
+from deformlib.progress import show_progress
 from deformlib.video import DECODER, VideoError, decode_video
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -371,7 +371,7 @@ def main() -> None:
         (kind, name, *case) for kind, cases in KINDS.items() for name, case in cases().items() if options.only in name
     ]
     found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-    for kind, name, ending, make in tqdm(todo, desc="media"):
+    for kind, name, ending, make in show_progress(todo, desc="media"):
         with tempfile.TemporaryDirectory() as folder:
             row = compare(name, ending, make, Path(folder))
         found[kind].append(row)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-BY_HAND = ("__main__.py", "colab.py", "paper/commands.py", "paper/copy.py")  # not from a notebook
+BY_HAND = ("__main__.py", "colab.py", "progress.py", "paper/commands.py", "paper/copy.py")  # not from a notebook
 
 
 def library(root: Path) -> dict[str, str]:
