@@ -67,3 +67,21 @@ def test_onnx_has_one_node_for_a_layer(tmp_path):
     for batch in (x[:2], x):
         (output,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
         assert np.abs(output - net(batch).numpy()).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_our_own_layer_becomes_onnx_for_any_batch(name: str, tmp_path):
+    """One GridSample among ordinary nodes, no loop over a fixed number of images."""
+    import onnx
+    import onnxruntime
+
+    layer, x, free = moving_layer(LAYERS[name]).eval(), torch.randn(5, 4, 9, 7), ({0: Dim("batch")},)
+    torch.onnx.export(layer, (x[:2],), tmp_path / "layer.onnx", dynamic_shapes=free, opset_version=19, verbose=False)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "layer.onnx").graph.node]
+    assert nodes.count("GridSample") == 1 and "Loop" not in nodes
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    for batch in (x[:2], x):
+        (output,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        assert np.abs(output - layer(batch).numpy()).max() < 1e-5
