@@ -1,5 +1,5 @@
-"""Third-party analysis tools on a deformable layer: installs them beside this environment, tries each in a process of
-its own, and writes results/benchmarks/tools.json and tools.md (python tests/tools/analysis_tools.py).
+"""Third-party analysis tools on a deformable layer: installs them beside this environment, tries each in
+another process, and writes results/benchmarks/tools.json and tools.md (python tests/tools/analysis_tools.py).
 """
 
 import argparse
@@ -28,7 +28,6 @@ from deformlib.paper.tools import (
     compare,
     describe_tools,
     images,
-    make_layers,
     share,
     try_tool,
 )
@@ -37,7 +36,7 @@ PINNED = (  # without what they ask for: PyTorch and the rest are those of this 
     "fvcore==0.1.5.post20221221",
     "iopath==0.1.10",
     "yacs==0.1.8",
-    "portalocker==3.2.0",
+    "portalocker==4.4.2",
     "termcolor==3.3.0",
     "torchinfo==1.8.0",
     "ptflops==0.7.5",
@@ -155,30 +154,43 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def rows_of(name: str, python: Path) -> list[dict]:
-    """The rows of one tool, from a process of its own: a crash takes no other tool along."""
-    command = [python, __file__, "--only", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        error = f"the process ended with code {done.returncode}"
-        return [{"tool": name, "layer": layer, "verdict": "fails", "error": error} for layer in make_layers()]
-    return json.loads(done.stdout.splitlines()[-1])
+PAIRS = [(name, layer) for name in TOOLS for layer in ("plain", "ours", "torchvision")]
+
+
+def rows_by(python: Path) -> list[dict]:
+    """All rows, from another Python; a process that crashes is a row of its own, and another goes on behind it."""
+    rows: list[dict] = []
+    while len(rows) < len(PAIRS):
+        command = [python, __file__, "--start", str(len(rows))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"tool"')]
+        if len(rows) < len(PAIRS):
+            error = f"the process ended with code {done.returncode}"
+            rows.append(
+                dict(zip(("tool", "layer"), PAIRS[len(rows)], strict=True)) | {"verdict": "fails", "error": error}
+            )
+    return rows
+
+
+def try_from(start: int) -> None:
+    """Print a row as a line of JSON for each tool and layer from number `start` on, as soon as it is known."""
+    for name, layer in PAIRS[start:]:
+        with redirect_stdout(io.StringIO()):
+            row = try_tool(name, TOOLS[name], layer)
+        print(f"\n{json.dumps(row)}", flush=True)
 
 
 def main(words: list[str] | None = None) -> None:
-    """Try all tools and write the record; with --only one tool, whose rows are printed as JSON."""
+    """Try all tools and write the record; with --start those from this number on, whose rows are printed as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where tools.json and tools.md go")
-    parser.add_argument("--only", choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(words)
-    if options.only:
-        with redirect_stdout(io.StringIO()):
-            rows = [try_tool(options.only, TOOLS[options.only], layer) for layer in make_layers()]
-        print(f"\n{json.dumps(rows)}")
+    if options.start is not None:
+        try_from(options.start)
         return
     with tempfile.TemporaryDirectory() as folder:
-        python = environment(Path(folder))
-        rows = [row for name in TOOLS for row in rows_of(name, python)]
+        rows = rows_by(environment(Path(folder)))
     pinned = dict(line.split("==") for line in PINNED)
     versions = {"python": platform.python_version()}
     versions |= {name: pinned.get(name) or version(name) for name in TRIED}
