@@ -122,7 +122,7 @@ def onnx(layer: nn.Module, opset: int, dynamo: bool = True) -> str:
         path = Path(folder) / "layer.onnx"
         torch.onnx.export(layer, (images(2),), path, opset_version=opset, dynamo=dynamo, **names, **free)
         kinds = Counter(node.op_type for node in load(path).graph.node)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         (output,) = session.run(None, {"x": images(5).numpy()})
     own = next((f", {kind}" for kind in ("DeformConv", "GridSample", "Loop") if kind in kinds), "")
     return f"{compare(torch.from_numpy(output), layer(images(5)))} ({sum(kinds.values())} nodes{own})"
@@ -180,17 +180,8 @@ def try_from(start: int) -> None:
         print(f"\n{json.dumps(row)}", flush=True)
 
 
-def main(words: list[str] | None = None) -> None:
-    """Try all tools and write the record; with --start those from this number on, whose rows are printed as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where tools.json and tools.md go")
-    parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args(words)
-    if options.start is not None:
-        try_from(options.start)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        rows = rows_by(environment(Path(folder)))
+def write_record(rows: list[dict], folder: Path) -> None:
+    """Write tools.json and tools.md: the versions that were tried, and the rows."""
     pinned = dict(line.split("==") for line in PINNED)
     versions = {"python": platform.python_version()}
     versions |= {name: pinned.get(name) or version(name) for name in TRIED}
@@ -204,8 +195,22 @@ def main(words: list[str] | None = None) -> None:
         ("tools.json", json.dumps({"versions": versions, "rows": rows}, indent=1)),
         ("tools.md", "\n\n".join(text)),
     ):
-        with atomic_write(options.folder / name) as beside:
+        with atomic_write(folder / name) as beside:
             beside.write_text(f"{said}\n", encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> None:
+    """Try all tools and write the record; with --start those from this number on, whose rows are printed as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where tools.json and tools.md go")
+    parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.start is not None:
+        try_from(options.start)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        rows = rows_by(environment(Path(folder)))
+    write_record(rows, options.folder)
 
 
 if __name__ == "__main__":
