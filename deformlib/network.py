@@ -10,7 +10,6 @@ __all__ = ['PRESETS', 'NetworkError', 'NetworkConfig', 'paper_steps', 'preset', 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .conv3d import Conv3dStack
-from .convlstm import ConvLSTM
+from .convlstm import ConvLSTM, VariantConvLSTM
 from .files import DeformlibError, atomic_write
 
 # %% ../notebooks/09_the_network.ipynb #b2af7388
@@ -81,6 +80,12 @@ class NetworkConfig:
         """Side of the maps that the ConvLSTM layers see."""
         return self.size // 4
 
+    def layer_options(self) -> dict:
+        """What a VariantConvLSTM is told beside its channels and steps; nothing of it for a network of the paper."""
+        names = ("gates", "learned_steps", "deform_state", "shared_offsets", "modulated", "per_filter")
+        map_size = (self.map_size, self.map_size) if self.position_bias else None
+        return {name: getattr(self, name) for name in names} | {"map_size": map_size}
+
 
 _FIELDS = {name: TypeAdapter(kind) for name, kind in get_type_hints(NetworkConfig, include_extras=True).items()}
 
@@ -121,22 +126,18 @@ class VideoNet(nn.Module):
 
     3D convolutions, ConvLSTM layers, a 2D network on every step, mean over time and space, one linear layer
     (Tahghighi et al. 2020). After each ConvLSTM and each convolution but the first: batch norm, LeakyReLU 0.2.
-    make_layer: what makes the ConvLSTM layers, with the arguments of ConvLSTM.
+    make_layer: what makes the ConvLSTM layers, with the arguments of VariantConvLSTM.
     """
 
-    def __init__(self, config: NetworkConfig, make_layer: Callable[..., ConvLSTM] = ConvLSTM) -> None:
+    def __init__(self, config: NetworkConfig, make_layer: Callable[..., ConvLSTM] = VariantConvLSTM) -> None:
         super().__init__()
         self.config = config
         self.conv3d = Conv3dStack(config.in_channels, config.conv3d, config.pool, config.norm_momentum)
         self.conv3d.to(memory_format=torch.channels_last_3d)  # the channels of a pixel side by side: the same numbers
         self.recurrent, self.norms, self.conv2d = nn.ModuleList(), nn.ModuleList(), nn.Sequential()
-        map_size = (config.map_size, config.map_size) if config.position_bias else None
-        layer = partial(make_layer, gates=config.gates, learned_steps=config.learned_steps, map_size=map_size)
-        layer = partial(layer, deform_state=config.deform_state, shared_offsets=config.shared_offsets)
-        layer = partial(layer, modulated=config.modulated, per_filter=config.per_filter)
-        channels = config.conv3d[-1]
+        options, channels = config.layer_options(), config.conv3d[-1]
         for width, steps in zip(config.hidden, config.deform_steps, strict=True):
-            self.recurrent.append(layer(channels, width, deform_steps=steps))
+            self.recurrent.append(make_layer(channels, width, deform_steps=steps, **options))
             self.norms.append(nn.BatchNorm3d(width, eps=1e-3, momentum=config.norm_momentum))
             channels = width
         for width in config.conv2d:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import Dim, export
 from torch.overrides import TorchFunctionMode
 
-from deformlib.convlstm import ConvLSTM, ConvLSTMCell, MeanGates
+from deformlib.convlstm import ConvLSTM, ConvLSTMCell, VariantConvLSTM
 from deformlib.deform import parameter_groups
 from deformlib.network import VideoNet
 from deformlib.paper.released import ReleasedConvLSTM
@@ -70,7 +70,7 @@ def naive(layer: ConvLSTM, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         if step in layer.deform_steps:
             a = (layer.deform_conv or layer.input_conv)(x_t)
             s = layer.state_conv(h)
-        if layer.gates is MeanGates:
+        if layer.gates == "mean":
             g = torch.tanh(a + s + layer.B)
             i, f, o = (
                 torch.sigmoid(layer.w_x[n] * a.mean((2, 3)) + layer.w_h[n] * h.mean((2, 3)) + layer.b[n])[
@@ -102,7 +102,7 @@ def naive(layer: ConvLSTM, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 )
 def test_every_option_equals_the_formulas_step_by_step(options):
     torch.manual_seed(0)
-    layer = ConvLSTM(3, 4, **options).double()
+    layer = VariantConvLSTM(3, 4, **options).double()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-0.5, 0.5)
@@ -174,7 +174,7 @@ def test_a_known_shift_moves_the_chosen_step_only():
 
 def test_offset_fields_belong_to_their_clip_and_step():
     torch.manual_seed(0)
-    layer = ConvLSTM(3, 2, deform_steps=(3, 0), per_filter=True)
+    layer = VariantConvLSTM(3, 2, deform_steps=(3, 0), per_filter=True)
     nn.init.normal_(layer.deform_conv.offset_branch.weight)
     x = torch.randn(2, 3, 4, 6, 5)
     fields = layer.offset_fields(x)
@@ -196,7 +196,7 @@ def test_offset_branch_learns():
 @pytest.mark.parametrize("options", [{}, {"gates": "convolution", "map_size": (6, 5)}])
 def test_two_halves_with_the_state_handed_over_are_the_whole(options):
     torch.manual_seed(0)
-    layer, x = ConvLSTM(3, 2, **options), torch.randn(2, 3, 8, 6, 5)
+    layer, x = VariantConvLSTM(3, 2, **options), torch.randn(2, 3, 8, 6, 5)
     whole, last = layer(x)
     first, state = layer(x[:, :, :3])
     second, end = layer(x[:, :, 3:], state)
@@ -249,13 +249,13 @@ def test_plain_steps_are_not_copied():
 def test_start_and_map_size():
     layer = ConvLSTM(3, 2)
     assert all(torch.equal(layer.b[gate], torch.full((2,), float(gate == "f"))) for gate in "ifo")
-    assert layer.B.shape == (2, 1, 1) and ConvLSTM(3, 2, map_size=(4, 5)).B.shape == (2, 4, 5)
+    assert layer.B.shape == (2, 1, 1) and VariantConvLSTM(3, 2, map_size=(4, 5)).B.shape == (2, 4, 5)
     for size in ((1, 1), (3, 9)):
         assert layer(torch.randn(1, 3, 2, *size))[0].shape == (1, 2, 2, *size)
 
 
 def test_convolutional_gates_count_and_reach():
-    layer = ConvLSTM(5, 3, gates="convolution", map_size=(4, 6))
+    layer = VariantConvLSTM(5, 3, gates="convolution", map_size=(4, 6))
     assert sum(p.numel() for p in layer.parameters()) == 4 * 9 * (5 + 3) * 3 + 3 * 3 + 3 * 4 * 6
     far, x = torch.zeros(1, 5, 1, 4, 6), torch.zeros(1, 5, 1, 4, 6)
     far[..., 5] = 1
@@ -270,7 +270,7 @@ def test_convolutional_gates_count_and_reach():
 @pytest.mark.parametrize("options", [{}, {"modulated": True}, {"per_filter": True}])
 def test_a_branch_for_every_step(options):
     torch.manual_seed(0)
-    shared, apart = (ConvLSTM(3, 2, deform_steps=(1, 3), shared_offsets=s, **options) for s in (True, False))
+    shared, apart = (VariantConvLSTM(3, 2, deform_steps=(1, 3), shared_offsets=s, **options) for s in (True, False))
     branch = random_offsets(shared).deform_layer.offset_branch
     weights = shared.state_dict()
     for kind in ("weight", "bias"):  # the same branch twice is the shared one
@@ -290,7 +290,9 @@ def test_a_branch_for_every_step(options):
 
 def test_learned_steps_scale_the_offsets_of_their_step():
     torch.manual_seed(0)
-    fixed, learned = (ConvLSTM(3, 2, deform_steps=(0, 2, 3), learned_steps=s, modulated=True) for s in (False, True))
+    fixed, learned = (
+        VariantConvLSTM(3, 2, deform_steps=(0, 2, 3), learned_steps=s, modulated=True) for s in (False, True)
+    )
     added = learned.load_state_dict(random_offsets(fixed).state_dict(), strict=False)
     assert added.missing_keys == ["input_conv.offset_branch.gate"] and not added.unexpected_keys
     x = torch.randn(2, 3, 4, 6, 5)
@@ -309,7 +311,7 @@ def test_learned_steps_scale_the_offsets_of_their_step():
 
 def test_branches_of_every_kind_learn_slowly():
     for options in ({"learned_steps": True}, {"shared_offsets": False}, {"gates": "convolution", "deform_state": True}):
-        layer = ConvLSTM(3, 2, deform_steps=(1,), **options)
+        layer = VariantConvLSTM(3, 2, deform_steps=(1,), **options)
         _, slow = parameter_groups(layer, 1.0)
         expected = [p for name, p in layer.named_parameters() if "offset_branch" in name]
         assert {id(p) for p in slow["params"]} == {id(p) for p in expected} and slow["lr"] == 0.1
@@ -318,7 +320,7 @@ def test_branches_of_every_kind_learn_slowly():
 def test_the_state_is_deformable_at_the_chosen_steps_only():
     torch.manual_seed(0)
     options = {"gates": "convolution", "deform_steps": (2,)}
-    state, frame = ConvLSTM(3, 2, deform_state=True, **options), ConvLSTM(3, 2, **options)
+    state, frame = VariantConvLSTM(3, 2, deform_state=True, **options), VariantConvLSTM(3, 2, **options)
     frame.load_state_dict(state.state_dict(), strict=False)
     x = torch.randn(1, 3, 4, 6, 5)
     torch.testing.assert_close(state(x)[0], frame(x)[0], atol=1e-6, rtol=0)  # zero offsets
@@ -331,7 +333,7 @@ def test_the_state_is_deformable_at_the_chosen_steps_only():
 @pytest.mark.parametrize("options", [{}, {"gates": "convolution"}, {"deform_steps": (1, 4)}])
 def test_clips_of_several_lengths_in_one_batch(options):
     torch.manual_seed(0)
-    layer = random_offsets(ConvLSTM(3, 2, **options))
+    layer = random_offsets(VariantConvLSTM(3, 2, **options))
     x, lengths = torch.randn(4, 3, 6, 5, 4), torch.tensor([6, 5, 1, 0])
     start = torch.randn(2, 4, 2, 5, 4).unbind()
     h, (last_h, last_c) = layer(x, start, lengths)
@@ -356,7 +358,7 @@ def test_clips_of_several_lengths_in_one_batch(options):
 @pytest.mark.parametrize("gates", ["mean", "convolution"])
 def test_bfloat16_agrees(gates):
     torch.manual_seed(0)
-    layer, x = random_offsets(ConvLSTM(8, 8, gates=gates, deform_steps=(1, 3))), torch.randn(2, 8, 5, 6, 6)
+    layer, x = random_offsets(VariantConvLSTM(8, 8, gates=gates, deform_steps=(1, 3))), torch.randn(2, 8, 5, 6, 6)
     expected, (_, c) = layer(x)
     want = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -395,7 +397,7 @@ def test_compiled_equals_eager(backend):
 )
 def test_options_that_do_not_go_together_are_refused(options, word):
     with pytest.raises(ValueError, match=word):
-        ConvLSTM(3, 2, **options)
+        VariantConvLSTM(3, 2, **options)
 
 
 @pytest.mark.parametrize("steps", [(1, 4), (-1,)])
@@ -458,7 +460,7 @@ def test_what_is_no_state_is_refused(state):
 
 
 def test_maps_of_another_size_are_refused():
-    layer = ConvLSTM(1, 4, map_size=(6, 5), deform_steps=(1,))
+    layer = VariantConvLSTM(1, 4, map_size=(6, 5), deform_steps=(1,))
     wrong = {(2, 1, 3, 6, 6): r"\[6, 5\]", (2, 1, 3, 1, 1): r"\[6, 5\]", (2, 1, 3, 1, 5): r"\[6, 5\]"}
     wrong |= {(2, 2, 3, 6, 5): r"\[B, 1, T, H, W\]", (2, 1, 6, 5): r"\[B, 1, T, H, W\]"}
     for use in (layer, layer.input_maps, layer.offset_fields):
@@ -478,7 +480,7 @@ def test_a_state_is_handed_on_under_autocast():
 
 GRAPHS = {
     "mean": ConvLSTM(2, 4, deform_steps=(1, 3)),
-    "convolution": ConvLSTM(
+    "convolution": VariantConvLSTM(
         2,
         4,
         gates="convolution",

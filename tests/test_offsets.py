@@ -12,7 +12,7 @@ from factories import REGULAR, TAPS, constant_field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from deformlib.convlstm import ConvLSTM
+from deformlib.convlstm import VariantConvLSTM
 from deformlib.deform import DeformConv2d, deform_conv2d, per_filter_deform_conv2d
 from deformlib.offsets import (
     Field,
@@ -577,7 +577,7 @@ def test_what_cannot_be_recorded_is_said():
 def test_recorded_steps_of_a_convlstm_are_its_offset_fields():
     torch.manual_seed(0)
     for per_filter in (False, True):
-        layer, x = ConvLSTM(2, 3, deform_steps=(1, 3), per_filter=per_filter), torch.randn(2, 2, 5, 6, 6)
+        layer, x = VariantConvLSTM(2, 3, deform_steps=(1, 3), per_filter=per_filter), torch.randn(2, 2, 5, 6, 6)
         nn.init.normal_(layer.deform_layer.offset_branch.weight, std=0.1)
         with record_offsets(layer) as calls:
             layer(x)

@@ -11,7 +11,7 @@ import torch
 from factories import SMALL_NETWORK, lively_network
 from torch import nn
 
-from deformlib.convlstm import ConvLSTM
+from deformlib.convlstm import ConvLSTM, VariantConvLSTM
 from deformlib.network import NetworkError, VideoNet, preset, save_network
 from deformlib.paper.released import (
     DEFECTS,
@@ -76,7 +76,7 @@ def check_against_the_authors(layer: ConvLSTM, ref: dict, gradients: dict) -> No
 
 
 def test_plain_cell_gives_the_authors_numbers_and_gradients():
-    check_against_the_authors(ConvLSTM(5, 4, map_size=(7, 6)), *authors("released_cell_plain.npz"))
+    check_against_the_authors(VariantConvLSTM(5, 4, map_size=(7, 6)), *authors("released_cell_plain.npz"))
 
 
 @pytest.mark.parametrize("defects", [("released_border",), ("released_border", "mixed_gates")])
@@ -89,7 +89,7 @@ def test_deformable_cell_with_its_defects_gives_the_authors_numbers_and_gradient
 
 def test_deformable_cell_with_a_right_border_gives_the_recorded_numbers():
     ref, _ = authors("released_cell_deform.npz")
-    layer = ConvLSTM(5, 4, deform_steps=tuple(ref["deform_steps"].tolist()), per_filter=True, map_size=(7, 6))
+    layer = VariantConvLSTM(5, 4, deform_steps=tuple(ref["deform_steps"].tolist()), per_filter=True, map_size=(7, 6))
     layer.load_state_dict(cell_weights(ref))
     x, h_zero, c_zero = (channels_second(ref[name]) for name in ("x", "h_zero", "c_zero"))
     for length in range(1, 7):

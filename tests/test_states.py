@@ -17,7 +17,7 @@ from torch import nn
 from deformlib.align import states
 from deformlib.align.runs import count_parameters
 from deformlib.align.states import AlignedConvLSTM, AlignedVideoNet, Clips
-from deformlib.convlstm import ConvLSTM
+from deformlib.convlstm import VariantConvLSTM
 from deformlib.files import DeformlibError
 from deformlib.make.figures import plan_corpus
 from deformlib.make.pairs import film_pairs
@@ -133,7 +133,7 @@ def test_a_memory_is_not_rounded_under_autocast():
 
 @pytest.mark.parametrize("gates", ["mean", "convolution"])
 def test_it_starts_as_the_plain_layer(gates: str):
-    layer, plain, x = AlignedConvLSTM(3, 4, gates=gates), ConvLSTM(3, 4, gates=gates), torch.randn(2, 3, 4, 6, 6)
+    layer, plain, x = AlignedConvLSTM(3, 4, gates=gates), VariantConvLSTM(3, 4, gates=gates), torch.randn(2, 3, 4, 6, 6)
     extra = plain.load_state_dict(layer.state_dict(), strict=False)
     assert not extra.missing_keys and all(name.startswith("offset_branch.") for name in extra.unexpected_keys)
     assert torch.allclose(layer(x)[0], plain(x)[0], atol=1e-6) and layer.offset_fields(x).eq(0).all()

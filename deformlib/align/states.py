@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from .runs import count_parameters, is_done, loss_ends, read_run, save_weights, timed, write_run
-from ..convlstm import ConvLSTM
+from ..convlstm import ConvLSTM, VariantConvLSTM, check_maps, check_state, step_mask
 from ..deform import AUTOCAST, deform_conv2d
 from ..make.figures import plan_corpus
 from ..make.pairs import WALL, Film, film_pairs, true_flow
@@ -83,12 +83,12 @@ class KnownOffsets(nn.Module):
         return a
 
 # %% ../../notebooks/workshop/state_alignment.ipynb #a664f032
-class AlignedConvLSTM(ConvLSTM):
+class AlignedConvLSTM(VariantConvLSTM):
     """A ConvLSTM that moves h and c, by one field of offsets from [x_t, h_{t-1}], before its gates read them.
 
     After Zooming Slow-Mo (Xiang et al. 2020), here with one field and one tap, as a warp of TrajGRU (Shi et al. 2017).
     It moves at every step and starts as the plain layer. see_state: False finds the offsets from x_t alone.
-    options: those of ConvLSTM, but for deform_steps: its taps stay where they are, or it is a ValueError.
+    options: those of VariantConvLSTM, but for deform_steps: its taps stay where they are, or it is a ValueError.
     """
 
     def __init__(
@@ -114,10 +114,9 @@ class AlignedConvLSTM(ConvLSTM):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """What forward returns, and the offsets of every step [B, T, 2, H, W]."""
-        self._check_steps(x)
-        zeros = x.new_zeros(len(x), len(self.B), *x.shape[3:])  # (B, F, H, W)
-        h, c = (zeros, zeros) if state is None else self._check_state(state, x, zeros)
-        mask = None if lengths is None else self._step_mask(lengths, x)  # (T, B, 1, 1, 1)
+        check_maps(x, self.input_conv.weight.shape[1], self.B, ())
+        h, c = check_state(state, x, x.new_zeros(len(x), len(self.B), *x.shape[3:]))  # (B, F, H, W) each
+        mask = None if lengths is None else step_mask(lengths, x)  # (T, B, 1, 1, 1)
         seen, hidden, offsets = self.offset_branch.input_maps(x), [], []
         for step, x_t in enumerate(x.split(1, 2)):
             offset = self.offset_branch(seen[step], h)  # (B, 2, H, W)
@@ -316,7 +315,7 @@ def make_predictor(arm: str, steps: int = FRAMES - 1, width: int = 12) -> Predic
                 layer.offset_branch = KnownOffsets()
             return Predictor(layer, width, told)
         moved = tuple(range(steps)) if arm == "taps" else ()
-        return Predictor(ConvLSTM(channels, hidden, gates="convolution", deform_steps=moved), width, told)
+        return Predictor(VariantConvLSTM(channels, hidden, gates="convolution", deform_steps=moved), width, told)
 
     def misfit(hidden: int) -> int:
         with torch.device("meta"):

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 from tqdm import tqdm
 
-from ..convlstm import ConvLSTM
+from ..convlstm import VariantConvLSTM
 from ..corpus import Corpus
 from ..deform import deform_conv2d
 from ..files import DeformlibError, atomic_write
@@ -110,7 +110,7 @@ def check_operator(device: torch.device, size: Size) -> list[dict]:
     return rows
 
 # %% ../../notebooks/workshop/gpu_check.ipynb #a24b1a71
-class NaiveConvLSTM(ConvLSTM):
+class NaiveConvLSTM(VariantConvLSTM):
     """A ConvLSTM as its formulas say it, one step after the other; gates="mean", one offset field for all filters."""
 
     def forward(

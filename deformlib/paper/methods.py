@@ -35,7 +35,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from ..convlstm import ConvLSTM
+from ..convlstm import VariantConvLSTM
 from ..corpus import Corpus
 from ..dataset import load_batch
 from ..files import atomic_write
@@ -334,8 +334,8 @@ class BidirectionalNet(nn.Module):
             *(nn.BatchNorm3d(third), nn.ReLU()),
         )
         widths = (third, third), (third, 3 * third // 2)
-        self.forwards = nn.ModuleList(ConvLSTM(*pair, gates="convolution") for pair in widths)
-        self.backwards = nn.ModuleList(ConvLSTM(*pair, gates="convolution") for pair in widths)
+        self.forwards = nn.ModuleList(VariantConvLSTM(*pair, gates="convolution") for pair in widths)
+        self.backwards = nn.ModuleList(VariantConvLSTM(*pair, gates="convolution") for pair in widths)
         self.conv2d, channels = nn.Sequential(), 2 * widths[1][1]
         for width in config.conv2d:
             convolution = nn.Conv2d(channels, width, 3, padding=1)
