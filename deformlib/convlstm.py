@@ -180,8 +180,8 @@ class ConvLSTM(nn.Module):
 
     @property
     def deform_layer(self) -> DeformConv2d | None:
-        """What the deformable steps go through; None without such steps."""
-        return self.input_conv if self.deform_steps else None  # type: ignore[return-value]
+        """What the deformable steps go through: input_conv, or what a variant has instead; None without such steps."""
+        return (getattr(self, "deform_conv", None) or self.input_conv) if self.deform_steps else None
 
 # %% ../notebooks/workshop/variants.ipynb #2ae9e2b6
 class PerStepOffsets(nn.Conv2d):
@@ -265,11 +265,6 @@ class VariantConvLSTM(ConvLSTM):
         if gates == "mean":
             self.w_x, self.w_h = (_gate_vectors(hidden_channels, drawn=True) for _ in range(2))
         self.b = _gate_vectors(hidden_channels, drawn=False)
-
-    @property
-    def deform_layer(self) -> DeformConv2d | None:
-        """What the deformable steps go through: input_conv, or deform_conv if per_filter; None without such steps."""
-        return super().deform_layer if self.deform_conv is None else self.deform_conv
 
     def input_terms(self, a: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """As ConvLSTM; with gates="convolution" a is [T, B, 4F, H, W], and the gates are maps, T of [B, 3, F, H, W]."""

@@ -80,12 +80,6 @@ class NetworkConfig:
         """Side of the maps that the ConvLSTM layers see."""
         return self.size // 4
 
-    def layer_options(self) -> dict:
-        """What a VariantConvLSTM is told beside its channels and steps; nothing of it for a network of the paper."""
-        names = ("gates", "learned_steps", "deform_state", "shared_offsets", "modulated", "per_filter")
-        map_size = (self.map_size, self.map_size) if self.position_bias else None
-        return {name: getattr(self, name) for name in names} | {"map_size": map_size}
-
 
 _FIELDS = {name: TypeAdapter(kind) for name, kind in get_type_hints(NetworkConfig, include_extras=True).items()}
 
@@ -135,7 +129,10 @@ class VideoNet(nn.Module):
         self.conv3d = Conv3dStack(config.in_channels, config.conv3d, config.pool, config.norm_momentum)
         self.conv3d.to(memory_format=torch.channels_last_3d)  # the channels of a pixel side by side: the same numbers
         self.recurrent, self.norms, self.conv2d = nn.ModuleList(), nn.ModuleList(), nn.Sequential()
-        options, channels = config.layer_options(), config.conv3d[-1]
+        names = ("gates", "learned_steps", "deform_state", "shared_offsets", "modulated", "per_filter")
+        options = {name: getattr(config, name) for name in names}  # of VariantConvLSTM; all off in the paper's network
+        options["map_size"] = (config.map_size, config.map_size) if config.position_bias else None
+        channels = config.conv3d[-1]
         for width, steps in zip(config.hidden, config.deform_steps, strict=True):
             self.recurrent.append(make_layer(channels, width, deform_steps=steps, **options))
             self.norms.append(nn.BatchNorm3d(width, eps=1e-3, momentum=config.norm_momentum))
