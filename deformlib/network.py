@@ -209,7 +209,8 @@ def save_network(net: nn.Module, path: str | Path, classes: tuple[str, ...]) -> 
     if type(net) is not VideoNet:  # a subclass may compute something else with the same tensors
         raise NetworkError(f"{path}: a {type(net).__name__} is no VideoNet: save its state_dict instead.")
     if len(classes) != net.config.classes or not all(isinstance(name, str) for name in classes):
-        raise NetworkError(f"{path}: {len(classes)} class names for {net.config.classes} logits: give one text each.")
+        found = f"{len(classes)} class names for {net.config.classes} logits"
+        raise NetworkError(f"{path}: {found}: give one text per logit.")
     tensors = {bare_name(name): tensor.contiguous() for name, tensor in net.state_dict().items()}
     for name in _misfits(tensors, net.config):
         raise NetworkError(f"{path}: {name} is not as its configuration says: save net.float(), without parts added.")
