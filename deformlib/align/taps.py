@@ -71,7 +71,7 @@ def flow_from_taps(
     places, share = _places_and_shares(offset, kernel_size, weight, groups, dilation, mask)
     return (places * share).sum(2)  # over the taps: (B, G, 2, H, W)
 
-
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #3794c4f9
 def tap_spread(
     offset: Tensor,
     kernel_size: int | tuple[int, int],

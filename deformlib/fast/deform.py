@@ -111,7 +111,7 @@ def torch_operator(function: Function) -> Function:
 
     return cast(Function, operator)
 
-
+# %% ../../notebooks/workshop/gather.ipynb #dd2c3cf6
 def clamp_inside(position: Tensor, first: float, last: float) -> Tensor:
     """The nearest positions [...] between two ends, which are included: slope 1 from end to end, 0 outside."""
     end = position.detach().clamp(first, last)
