@@ -28,6 +28,7 @@ def runs_table(records: list[dict]) -> pd.DataFrame:
             "seed": record["experiment"]["seed"],
             "accuracy": 100 * record["accuracy"],
             "test clips": record["split"]["val"],
+            "videos": record["corpus"]["videos"],
             "parameters": record["parameters"],
             "multiply-adds": record["multiply_adds"] or np.nan,
             "seconds": record["seconds"],

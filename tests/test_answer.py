@@ -132,7 +132,7 @@ def test_without_a_gain_the_study_must_show_that_it_can_see(verdict: str):
         ((0.6, 0.7, 0.5, 0.6), "gain is smaller than the paper's 2.42"),
         ((2.4, 2.3, 2.6, 2.4), "gain may or may not reach the paper's 2.42"),
         ((-3.6, -3.7, -3.5, -3.6), "loss is larger than the paper's 2.42"),
-        ((0.1, -0.1, 0.0, 0.0), "is not there"),
+        ((0.1, -0.1, 0.0, 0.0), "is rejected at 5 %"),
     ],
 )
 def test_the_margin_is_the_papers(pairs: tuple[float, ...], words: str):
@@ -140,9 +140,11 @@ def test_the_margin_is_the_papers(pairs: tuple[float, ...], words: str):
     found = tost(pairs)
     row = pd.Series({"share margin": 6.69})
     said = paper.margin_sentence(Answer(4, pd.Series(pairs), (), row, found))
-    assert words in said and "6.7 points here, which is ruled out" in said
+    assert words in said and "6.7 points here; a difference of that size or more is rejected at 5 %" in said
     row["share margin"] = max(pairs)
-    assert "not ruled out" in paper.margin_sentence(Answer(4, pd.Series(pairs), (), row, found)) or max(pairs) == 0.1
+    assert (
+        "not rejected at 5 %" in paper.margin_sentence(Answer(4, pd.Series(pairs), (), row, found)) or max(pairs) == 0.1
+    )
 
 
 def test_both_one_sided_tests_stand_in_the_table():

@@ -1,5 +1,8 @@
 """Equivalence by two one-sided tests: values by hand, duality with intervals, verdicts, tables."""
 
+import re
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -9,7 +12,9 @@ from scipy import stats
 
 from deformlib.paper import powered
 from deformlib.paper.powered import Equivalence, PoweredError, equivalence_sentence, equivalence_table, tost
-from deformlib.records import write_record
+from deformlib.paper.table2 import corrected_ci, held_out_ratio
+from deformlib.records import load_records, write_record
+from deformlib.tables import paired_differences, runs_table
 
 matplotlib.use("agg")
 
@@ -76,6 +81,15 @@ def test_the_share_of_test_clips_widens_the_interval():
     assert tost(values).half95 / plain == pytest.approx(np.sqrt(3.5))
 
 
+@pytest.mark.parametrize("split", ["by_actor", "by_clip", "by_copy"])
+def test_verdicts_and_tables_have_one_interval(split: str):
+    """Motion capture, where other shares test under each split."""
+    found = load_records(Path(__file__).parent.parent / "results" / "example-motion")
+    pairs = paired_differences(runs_table(found), split)
+    row = equivalence_table(found).set_index(["model", "split"]).loc[("deformable", split)]
+    assert (row["difference"], row["ci95"]) == pytest.approx(corrected_ci(pairs, held_out_ratio(found, split)))
+
+
 @pytest.mark.parametrize("words", [([1.0],), ([1, 2], 0.0), ([1, 2], 1.0, 0.0), ([1, 2], 1.0, 1.0)])
 def test_what_is_no_comparison_is_refused(words: tuple):
     with pytest.raises(PoweredError):
@@ -107,15 +121,25 @@ def test_a_table_of_records():
     assert (row["difference"], row["ci95"]) == pytest.approx((2, wanted.half95))
     assert row["share margin"] == pytest.approx(40 * powered.FEWER_ERRORS)
     assert row["verdict (share)"] == "equivalent"
-    assert "+2.00 points" in equivalence_sentence(row) and "-1.29 to +5.29: undecided" in equivalence_sentence(row)
+    said = equivalence_sentence(row)
+    assert "+2.00 points, corrected 95 % interval -1.29 to +5.29, 90 % interval -0.23 to +4.23: undecided" in said
     assert equivalence_table(records([1])).empty and equivalence_table([]).empty
 
 
 def test_sentences_say_what_is_ruled_out():
     sentence = equivalence_sentence(equivalence_table(records([1, 1, 1])).iloc[0])
-    assert "better" in sentence and "ruled out as well" in sentence
-    assert "as well" not in equivalence_sentence(equivalence_table(records([9, 9, 9])).iloc[0])
+    assert "better" in sentence and "and yet the 90 % interval lies within 2.42 points" in sentence
+    assert "and yet" not in equivalence_sentence(equivalence_table(records([9, 9, 9])).iloc[0])
     assert "equivalent" in equivalence_sentence(equivalence_table(records([0, 0, 0])).iloc[0])
+
+
+@pytest.mark.parametrize("differences", [[2, -1, 1, 0, 2], [1, 2, 3], [3, 4, 3], [0, 1, -1, 0]])
+def test_the_sentence_agrees_with_its_own_two_intervals(differences: list[int]):
+    """Better: the 95 % interval leaves out 0. Equivalent: it holds 0, and the 90 % interval is within the margin."""
+    sentence = equivalence_sentence(equivalence_table(records(differences)).iloc[0])
+    low95, high95, low90, high90 = map(float, re.findall(r"[+-]\d+\.\d\d(?= to|[,:])", sentence))
+    assert ("better: " in sentence) == (low95 > 0)
+    assert ("equivalent: " in sentence) == (low95 <= 0 <= high95 and low90 > -2.42 and high90 < 2.42)
 
 
 def test_no_records_yet(tmp_path):

@@ -34,19 +34,17 @@ def test_what_could_be_found_is_found_as_often_as_said():
     """Simulated studies with that true difference have an interval above zero four times in five."""
     rng = np.random.default_rng(1)
     for pairs in (np.array([0.0, 3, 1]), np.array([2.0, -1, 3, 0, 1]), np.arange(12.0)):
-        drawn = detectable(pairs) + pairs.std(ddof=1) * rng.standard_normal((2000, len(pairs)))
+        drawn = detectable(pairs, 0) + pairs.std(ddof=1) * rng.standard_normal((2000, len(pairs)))
         found = np.mean([mean > half for mean, half in map(mean_ci, drawn)])
         assert found == pytest.approx(0.8, abs=0.03)
     assert detectable(3 * np.array([2.0, -1, 3, 0, 1])) == pytest.approx(3 * detectable(np.array([2.0, -1, 3, 0, 1])))
 
 
 def test_of_many_comparisons_those_without_zero_are_named():
-    """A single run has no interval and is left out; names are escaped; bold is what a wider interval leaves."""
+    """A single run has no interval and is left out; names are escaped; bold is what leaves out zero."""
     text = significant(["a*", "b", "c"], [3.0, -1.0, 9.0], [2.0, 4.0, float("nan")])
-    assert text == "1 of 2 intervals leave out zero (0.10 would by chance): a\\* +3.0 ± 2.0."
-    assert significant(["a", "b"], [3.1, -3], [2.0, 2.0]).endswith(
-        ": **a +3.1 ± 2.0**; b -3.0 ± 2.0."
-    )  # half as wide again, the first still does
+    assert text == "1 of 2 intervals leave out zero (0.10 would by chance): **a\\* +3.0 ± 2.0**."
+    assert significant(["a", "b"], [3.1, -3], [2.0, 2.0]).endswith(": **a +3.1 ± 2.0**; **b -3.0 ± 2.0**.")
     assert significant(["a", "b"], [1.0, -3], [2.0, 4.0]).endswith(": the nearest to it is b -3.0 ± 4.0.")
     assert significant([], [], []) == "not run."
 
@@ -55,8 +53,8 @@ def test_the_page_changes_its_mind_with_the_records(results: Path):
     """The same folder with another difference says so in the headline; and the split is a difference in both."""
     before = "\n".join(headlines(read_studies(results)))
     assert (
-        "*The claim, toy.* deformable minus plain, by_actor: +1.0 points, 95 % interval -4.2 "
-        "to +6.2, 5 paired seeds: the interval contains 0" in before
+        "*The claim, toy.* deformable minus plain, by_actor: +1.0 points, corrected 95 % interval -6.8 "
+        "to +8.8, 5 paired seeds: the interval contains 0" in before
     )
     assert re.search(
         r"\*The split, toy\.\* plain, by_copy minus by_clip: .*a difference is shown", before
@@ -69,8 +67,8 @@ def test_the_page_changes_its_mind_with_the_records(results: Path):
     write_records(results / MAIN, small_study((5, 6, 5, 6, 5)))
     after = "\n".join(headlines(read_studies(results)))
     assert re.search(
-        r"\*The claim, toy\.\* deformable minus plain, by_actor: \+27\.0 points, 95 % interval "
-        r"\+23\.6 to \+30\.4, .*a difference is shown",
+        r"\*The claim, toy\.\* deformable minus plain, by_actor: \+27\.0 points, corrected 95 % interval "
+        r"\+21\.9 to \+32\.1, .*a difference is shown",
         after,
     )
 
@@ -111,7 +109,10 @@ def test_every_comparison_is_with_its_own_base(results: Path):
         "2 of 2 intervals leave out zero (0.10 would by chance): **nine steps, evenly -45.0 ± "
         "0.0**; **defect: mixed gates +15.0 ± 0.0**." in said
     )
-    assert "*The claim, words.* deformable minus plain, by_actor: +10.0 points, 95 % interval +10.0 to +10.0" in said
+    assert (
+        "*The claim, words.* deformable minus plain, by_actor: +10.0 points, corrected 95 % interval +10.0 to +10.0"
+        in said
+    )
     assert "**Deformable is shown to be better than plain in 2 of 2 comparisons on people never seen.**" in said
     assert "in training are shown to raise plain on 1 of 1 corpora." in said
     assert (

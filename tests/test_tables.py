@@ -205,6 +205,6 @@ def test_a_table_as_text():
 def test_numbers_as_text():
     """Runs are counted; one run has no interval; none says so. Ranges with one end or two. Signs are escaped."""
     assert format_mean([]) == "not run" and format_mean([7.0]) == "7.0 (1)"
-    assert format_mean(iter([40, 44, 48]), "+") == "+44.0 ± 9.9 (3)"
+    assert format_mean(iter([40, 44, 48]), "+") == "+44.0 ± 13.1 (3)"
     assert [format_range(values) for values in ([], [7], iter([3, 1200, 5]))] == ["none", "7", "3 to 1,200"]
     assert escape_markdown("a|b *c*\n_d_ e_f") == r"a\|b \*c\* \_d\_ e_f"

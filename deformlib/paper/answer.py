@@ -24,6 +24,7 @@ from deformlib.paper.powered import (
     MARGIN,
     Equivalence,
     draw_differences,
+    draw_intervals,
     equivalence_sentence,
     equivalence_table,
     find_powered,
@@ -92,7 +93,7 @@ def read_answer(records: list[dict]) -> Answer:
         table = levels(seeds)
         return (table["deformable"] - table["plain"]).dropna()
 
-    share = max((test_share(record) for record in compared(records)), default=0.2)
+    share = test_share(compared(records))
     first = differences(FIRST)
     seeds = SECOND if len(first) == FIRST and tost(first.to_numpy(), MARGIN, share).half95 > WIDE else FIRST
     table, pairs = levels(seeds), differences(seeds)
@@ -158,13 +159,13 @@ def margin_sentence(answer: Answer) -> str:
         size = "is smaller than" if found.p_equivalence < 0.05 else size
         told = f"The {name} {size} the paper's {MARGIN:.2f} points"
     elif found.verdict == "equivalent":
-        told = f"A gain of the paper's {MARGIN:.2f} points would have shown, and is not there"
+        told = f"A difference of the paper's {MARGIN:.2f} points or more, either way, is rejected at 5 %"
     else:
         told = f"A true difference of {detectable(found):.1f} points would have been found four times in five"
-    ruled = "ruled out" if max(one_sided(found, row["share margin"])) < 0.05 else "not ruled out"
+    ruled = "rejected at 5 %" if max(one_sided(found, row["share margin"])) < 0.05 else "not rejected at 5 %"
     return (
-        f"{told}; as a share of errors, {100 * FEWER_ERRORS:.1f} % fewer, the paper's gain would be "
-        f"{row['share margin']:.1f} points here, which is {ruled}."
+        f"{told}. As a share of errors, {100 * FEWER_ERRORS:.1f} % fewer, the paper's gain would be "
+        f"{row['share margin']:.1f} points here; a difference of that size or more is {ruled}."
     )
 
 # %% ../../notebooks/workshop/answer.ipynb #185aaa49
@@ -210,7 +211,7 @@ def network_table(answer: Answer, records: list[dict]) -> pd.DataFrame:
     """Both networks, of the seeds that both have: test clips a seed, percent right with the corrected interval."""
     lines, chosen = [], compared(records, answer.seeds)
     clips = sorted({record["split"]["val"] for record in chosen})
-    share = max((test_share(record) for record in chosen), default=0.2)
+    share = test_share(chosen)
     for model in answer.levels.columns:
         values = answer.levels[model].loc[answer.pairs.index]
         if len(values):
@@ -235,14 +236,14 @@ def margin_table(answer: Answer) -> pd.DataFrame:
 
 # %% ../../notebooks/workshop/answer.ipynb #fa4ac30a
 def comparison_table(records: list[dict], models: Iterable[str], split: str = "by_actor") -> pd.DataFrame:
-    """Each of `models` that has runs: percent right, and in pairs less plain and less deformable, corrected."""
+    """Each of `models` that has runs: percent right, and in pairs minus plain and minus deformable, corrected."""
     lines, runs = [], [record for record in records if record["experiment"]["split"] == split]
     for model in models:
         right = [100 * record["accuracy"] for record in runs if record["experiment"]["model"] == model]
         if right:
             pairs = [span(against(records, model, base)) if model != base else "" for base in BOTH]
             lines.append((titles().get(model, model), len(right), float(np.mean(right)), *pairs))
-    return pd.DataFrame(lines, columns=["network", "seeds", "right, %", *(f"less {base}, points" for base in BOTH)])
+    return pd.DataFrame(lines, columns=["network", "seeds", "right, %", *(f"minus {base}, points" for base in BOTH)])
 
 
 def split_rows(records: list[dict], splits: Iterable[str]) -> pd.DataFrame:
@@ -307,7 +308,7 @@ def draw_answer(answer: Answer, axes: Iterable[Axes]) -> None:
     right.axvspan(-row["share margin"], row["share margin"], color="tab:gray", alpha=0.15, lw=0)
     right.axvspan(-MARGIN, MARGIN, color="tab:green", alpha=0.25, lw=0)
     right.axvline(0, color="0.5", lw=1)
-    right.errorbar(found.mean, 0, xerr=found.half95, fmt="D", color="black", capsize=4)
+    draw_intervals(right, found, 0)
     right.set(yticks=[], ylim=(-1, 1), xlabel="deformable minus plain, points")
     for margin, place in ((MARGIN, 0.75), (row["share margin"], 0.9)):
         right.annotate(f"{margin:.2f} ", (margin, place), fontsize=9, ha="right" if place > 0.8 else "left")
@@ -320,5 +321,6 @@ def describe_figure(answer: Answer) -> str:
     points = ", ".join(f"{seed}: {value:+.2f}" for seed, value in answer.pairs.items())
     return (
         f"Deformable minus plain, in points, of seeds {points}; their mean {span(answer.row)} with the corrected 95 % "
-        f"interval, over bands of {MARGIN:.2f} points to either side and, right, of {answer.row['share margin']:.2f}."
+        f"interval, thick the 90 % interval of {answer.found.half90:.2f} points to either side, over bands of "
+        f"{MARGIN:.2f} points to either side and, right, of {answer.row['share margin']:.2f}."
     )

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from .study import CONTROLS
-from .table2 import held_out_ratio, titles
+from .table2 import corrected_ci, corrected_tests, held_out_ratio, titles
 from ..records import ResultsError
-from ..tables import mean_ci, nadeau_bengio, paired_tests, runs_table
+from ..tables import runs_table
 
 # %% ../../notebooks/15b_does_deformation_help.ipynb #6241262e
 def describe_runs(records: list[dict]) -> str:
@@ -38,39 +38,30 @@ COMPARED = ("plain", "deformable", *CONTROLS)
 CHOICES = ("plain", "steps_released", "deformable", "steps_even", "steps_all", "steps_learned", "own_offsets")
 
 # %% ../../notebooks/15b_does_deformation_help.ipynb #eb6113ef
-def contrasts(
-    records: list[dict], models: Iterable[str], split: str = "by_actor", base: str = "plain", corrected: bool = False
-) -> pd.DataFrame:
+def contrasts(records: list[dict], models: Iterable[str], split: str = "by_actor", base: str = "plain") -> pd.DataFrame:
     """A line for each of `models` that has runs: accuracy in percent, and the difference to `base`, in points.
 
-    Means come with half the width of their 95 % interval over seeds ("ci95"); the difference ("minus BASE", with
-    its own "difference ci95") is paired by seed, with p of its t-test, and clip by clip, with p of McNemar's test.
-    corrected: intervals as wide as Nadeau and Bengio ask for, and no p of the t-test. Raises ResultsError if there is
-    no run of `base`.
+    Means come with half of their `corrected_ci` ("ci95"); the difference ("minus BASE", with its own "difference ci95")
+    is paired by seed, and clip by clip, with p of McNemar's test. Raises ResultsError if there is no run of `base`.
     """
     models = list(models)
     wanted = [record for record in records if record["experiment"]["split"] == split]
     wanted = [record for record in wanted if record["experiment"]["model"] in {base, *models}]
     if base not in {record["experiment"]["model"] for record in wanted}:
         raise ResultsError(f"There is no run of {base} under {split} to compare with: run it into the same folder.")
-    runs, ratio = runs_table(wanted), held_out_ratio(wanted, split) if corrected else 0.0
-    lines = []
+    runs, lines = runs_table(wanted), []
     for model in (model for model in models if model in set(runs["model"])):
         chosen = runs[runs["model"] == model]
-        mean, half = mean_ci(chosen["accuracy"])
-        wide = half * nadeau_bengio(len(chosen), ratio)
-        lines.append((model, mean, wide, len(chosen), int(chosen["parameters"].max())))
+        interval = corrected_ci(chosen["accuracy"], held_out_ratio(wanted, split))
+        lines.append((model, *interval, len(chosen), int(chosen["parameters"].max())))
     means = pd.DataFrame(lines, columns=["model", "accuracy", "ci95", "runs", "parameters"])
-    tests = paired_tests(wanted, base).drop(columns="split").rename(columns={"ci95": "difference ci95"})
-    if corrected:
-        tests["difference ci95"] *= [nadeau_bengio(seeds, ratio) for seeds in tests["seeds"]]
-        tests = tests.drop(columns="p (t)")
+    tests = corrected_tests(wanted, base).drop(columns="split").rename(columns={"ci95": "difference ci95"})
     table = means.merge(tests, on="model", how="left")
     return table.astype(dict.fromkeys(("seeds", "only model", f"only {base}"), "Int64"))
 
 # %% ../../notebooks/15b_does_deformation_help.ipynb #e0044171
 def draw_forest(table: pd.DataFrame, ax: plt.Axes, base: str = "plain") -> plt.Axes:
-    """Draw a table of `contrasts`: each difference to `base` in points with its 95 % interval, and zero."""
+    """Draw a table of `contrasts`: each difference to `base` in points with its corrected interval, and zero."""
     table, called = table.dropna(subset=f"minus {base}"), titles()
     places = np.arange(len(table))[::-1]
     values, halves = (table[name].to_numpy(float) for name in (f"minus {base}", "difference ci95"))
@@ -119,19 +110,21 @@ AXES = {"rotate": "turned by, degrees", "scale": "scaled by", "shift": "shifted 
 
 
 def draw_band(table: pd.DataFrame, ax: plt.Axes, color: str, label: str = "") -> None:
-    """Draw the columns of a table as means over its rows with 95 % bands; the columns' names are the abscissa."""
-    means, halves = np.transpose([mean_ci(table[amount].dropna()) for amount in table.columns])
+    """Draw the columns of a table as means over its rows, with bands of `corrected_ci`; columns are abscissae."""
+    means, halves = np.transpose([corrected_ci(table[amount].dropna()) for amount in table.columns])
     ax.plot(table.columns, means, color=color, marker="o", markersize=3, label=label)
     ax.fill_between(table.columns, means - halves, means + halves, color=color, alpha=0.15, linewidth=0)
 
 # %% ../../notebooks/15b_does_deformation_help.ipynb #d01df6bc
-def draw_robustness(table: pd.DataFrame, axes: np.ndarray, models: dict[str, str], chance: float) -> None:
-    """Draw `warped_accuracy` into axes [2, 4]: curves of `models` (name -> colour), below them deformable - plain.
+def draw_robustness(
+    table: pd.DataFrame, axes: np.ndarray, models: dict[str, str], chance: float, kinds: Iterable[str] = tuple(AXES)
+) -> None:
+    """Draw `warped_accuracy` into axes [2, kinds]: curves of `models` (name -> colour), below deformable - plain.
 
-    chance: in percent, a dotted line. Bands are 95 % intervals over seeds.
+    chance: in percent, a dotted line. Bands are corrected 95 % intervals.
     """
     gain = warped_differences(table)
-    for (upper, lower), (kind, label) in zip(axes.T, AXES.items(), strict=True):
+    for (upper, lower), kind in zip(axes.T, kinds, strict=True):
         for model, color in models.items():
             chosen = table[(table["model"] == model) & (table["kind"] == kind)]
             if len(chosen):
@@ -141,7 +134,7 @@ def draw_robustness(table: pd.DataFrame, axes: np.ndarray, models: dict[str, str
         lower.axhline(0, color="0.5", linestyle=":")
         if len(gain):
             draw_band(gain[kind], lower, "0.2")
-        lower.set(xlabel=label)
+        lower.set(xlabel=AXES[kind])
         for ax in (upper, lower) if kind == "scale" else ():
             ax.set_xscale("log", base=2)
             ax.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])

@@ -25,7 +25,7 @@ def warped_verdicts(records: list[dict], split: str = "by_actor", margin: float 
     clips and of the gain in robustness. Empty with fewer than two seeds of both models.
     """
     table, rows = warped_accuracy(records, split), []
-    share = max((test_share(record) for record in records if record["split"]["name"] == split), default=0.2)
+    share = test_share(records, split)
     for kind in [*table["kind"].unique(), "all"]:
         pairs = warped_differences(table if kind == "all" else table[table["kind"] == kind])
         if len(pairs) > 1:

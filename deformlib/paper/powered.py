@@ -5,7 +5,7 @@ interval, two one-sided tests against the paper's own margin, one of four verdic
 
 # %% auto #0
 __all__ = ['PAPER_PLAIN', 'PAPER_DEFORMABLE', 'MARGIN', 'FEWER_ERRORS', 'PoweredError', 'Equivalence', 'tost', 'test_share',
-           'equivalence_table', 'equivalence_sentence', 'draw_differences', 'find_powered']
+           'equivalence_table', 'equivalence_sentence', 'draw_intervals', 'draw_differences', 'find_powered']
 
 # %% ../../notebooks/workshop/powered.ipynb #2b84b4c5
 from collections.abc import Sequence
@@ -68,9 +68,11 @@ def tost(differences: Sequence[float] | np.ndarray, margin: float = MARGIN, test
     return Equivalence(count, mean, error, half95, half90, p_difference, p_equivalence, verdict)
 
 # %% ../../notebooks/workshop/powered.ipynb #f34d4783
-def test_share(record: dict) -> float:
-    """The share of clips (by copy: of copies) that test, of all, in a run's record."""
-    return 0.2 if record["split"]["name"] == "by_copy" else record["split"]["val"] / record["corpus"]["videos"]
+def test_share(records: list[dict], split: str = "by_actor") -> float:
+    """Of all clips those that test under a split, over its runs; a fifth by copy, and without a record."""
+    found = [(r["split"]["val"], r["corpus"]["videos"]) for r in records if r["split"]["name"] == split]
+    tested, clips = map(sum, zip(*found, strict=True)) if found else (1, 5)
+    return 0.2 if split == "by_copy" else tested / clips
 
 
 def equivalence_table(records: list[dict], base: str = "plain") -> pd.DataFrame:
@@ -85,7 +87,7 @@ def equivalence_table(records: list[dict], base: str = "plain") -> pd.DataFrame:
         pairs = paired_differences(runs, split, model, base)
         if model == base or len(pairs) < 2:
             continue
-        share = max(test_share(record) for record in records if record["split"]["name"] == split)
+        share = test_share(records, split)
         levels = runs[runs["split"] == split].groupby("model")["accuracy"].mean()
         by_share = FEWER_ERRORS * (100 - levels[base])
         found, against = tost(pairs, MARGIN, share), tost(pairs, by_share, share)
@@ -99,6 +101,7 @@ def equivalence_table(records: list[dict], base: str = "plain") -> pd.DataFrame:
                 "accuracy": levels[model],
                 "difference": found.mean,
                 "ci95": found.half95,
+                "ci90": found.half90,
                 "p (difference)": found.p_difference,
                 "p (within 2.42)": found.p_equivalence,
                 "verdict": found.verdict,
@@ -108,36 +111,52 @@ def equivalence_table(records: list[dict], base: str = "plain") -> pd.DataFrame:
                 f"only {base}": lost,
             }
         )
-    columns = ["split", "model", "seeds", base, "accuracy", "difference", "ci95", "p (difference)", "p (within 2.42)"]
-    columns += ["verdict", "share margin", "verdict (share)", "only model", f"only {base}"]
+    columns = ["split", "model", "seeds", base, "accuracy", "difference", "ci95", "ci90"]
+    columns += [
+        "p (difference)",
+        "p (within 2.42)",
+        "verdict",
+        "share margin",
+        "verdict (share)",
+        "only model",
+        f"only {base}",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../../notebooks/workshop/powered.ipynb #a27ad5d9
 def equivalence_sentence(row: pd.Series) -> str:
-    """One sentence for a row of `equivalence_table`: the difference, its corrected interval, the verdict and why."""
-    low, high = row["difference"] - row["ci95"], row["difference"] + row["ci95"]
+    """One sentence for a row of `equivalence_table`: the difference, both corrected intervals, the verdict and why."""
+    inside = f"the 90 % interval lies within {MARGIN:.2f} points of 0"
     meaning = {
-        "better": "better: the interval leaves out 0",
-        "worse": "worse: the interval leaves out 0",
-        "equivalent": f"equivalent: a difference of {MARGIN:.2f} points, the paper's, is ruled out either way",
-        "undecided": f"undecided: neither 0 nor {MARGIN:.2f} points is ruled out",
+        "better": "better: the 95 % interval leaves out 0",
+        "worse": "worse: the 95 % interval leaves out 0",
+        "equivalent": f"equivalent: the 95 % interval holds 0, and {inside}",
+        "undecided": f"undecided: the 95 % interval holds 0, and the 90 % interval reaches beyond {MARGIN:.2f} points",
     }[row["verdict"]]
-    within = row["p (within 2.42)"] < 0.05
-    if row["verdict"] in ("better", "worse"):
-        meaning += f", and {MARGIN:.2f} points are ruled out as well" if within else ""
+    if row["verdict"] in ("better", "worse") and row["p (within 2.42)"] < 0.05:
+        meaning += f", and yet {inside}"
+    wide, narrow = (
+        f"{row['difference'] - row[half]:+.2f} to {row['difference'] + row[half]:+.2f}" for half in ("ci95", "ci90")
+    )
     return (
         f"{row['model']} under {row['split']}, {row['seeds']} seeds: {row['difference']:+.2f} points, corrected 95 % "
-        f"interval {low:+.2f} to {high:+.2f}: {meaning}."
+        f"interval {wide}, 90 % interval {narrow}: {meaning}."
     )
 
 # %% ../../notebooks/workshop/powered.ipynb #1faab7d5
+def draw_intervals(ax: Axes, found: Equivalence, place: float) -> None:
+    """Draw a mean at a height: thin its corrected 95 % interval, thick the 90 % interval of the one-sided tests."""
+    ax.errorbar(found.mean, place, xerr=found.half95, fmt="D", color="black", capsize=4)
+    ax.plot([found.mean - found.half90, found.mean + found.half90], [place, place], color="black", lw=5, alpha=0.5)
+
+
 def draw_differences(ax: Axes, differences: Sequence[float] | np.ndarray, found: Equivalence, margin: float = MARGIN):
-    """Draw the difference of each seed, in points, their mean with its corrected 95 % interval, and +-margin."""
+    """Draw the difference of each seed, in points, their mean with its 95 % (thin) and 90 % interval, and +-margin."""
     seeds = np.arange(len(differences))
     ax.axvspan(-margin, margin, color="tab:green", alpha=0.12, lw=0)
     ax.axvline(0, color="0.5", lw=1)
     ax.plot(differences, seeds, "o", color="tab:blue")
-    ax.errorbar(found.mean, -1.5, xerr=found.half95, fmt="D", color="black", capsize=4)
+    draw_intervals(ax, found, -1.5)
     ax.set_yticks([-1.5, *seeds], ["mean", *map(str, seeds)])
     ax.set(xlabel="deformable minus plain, points", ylabel="seed")
     ax.invert_yaxis()

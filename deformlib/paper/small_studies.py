@@ -5,8 +5,8 @@ points), and a second page for them, written from their records."""
 
 # %% auto #0
 __all__ = ['MAIN', 'CLEAN', 'PARTS', 'DEFECTS', 'AGAINST', 'Part', 'runs_of', 'read_studies', 'detectable', 'split_table',
-           'comparisons', 'draw_figures', 'significant', 'headlines', 'more_headlines', 'alignment', 'limits',
-           'correction_range', 'fill_page', 'bullets', 'small_page']
+           'comparisons', 'draw_figures', 'significant', 'difference_sentence', 'headlines', 'more_headlines',
+           'alignment', 'limits', 'correction_range', 'fill_page', 'bullets', 'small_page']
 
 # %% ../../notebooks/workshop/small_studies.ipynb #80bcc818
 import json
@@ -35,6 +35,7 @@ from .study import STUDIES
 from deformlib.paper.table2 import (
     COLORS,
     PAPER,
+    corrected_ci,
     draw_table1,
     escape_markdown,
     format_mean,
@@ -43,7 +44,7 @@ from deformlib.paper.table2 import (
     to_markdown,
 )
 from ..records import ResultsError, load_records
-from ..tables import interval_sentence, mcnemar, mean_ci, nadeau_bengio, paired_differences, runs_table
+from ..tables import Values, mcnemar, nadeau_bengio, paired_differences, runs_table
 
 # %% ../../notebooks/workshop/small_studies.ipynb #5f640d2f
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def read_studies(folder: str | Path) -> dict[str, list[dict]]:
     return found
 
 # %% ../../notebooks/workshop/small_studies.ipynb #9b13c68d
-def detectable(pairs: np.ndarray) -> float:
+def detectable(pairs: np.ndarray, ratio: float = 0.25) -> float:
     """The true difference, in points, for which four studies in five with as many pairs and the same spread would
-    have an interval above 0. From the noncentral t distribution; needs two pairs.
+    have a `corrected_ci` above 0. From the noncentral t distribution; needs two pairs.
     """
     freedom = len(pairs) - 1
     edge = stats.t.ppf(0.975, freedom)
     shift = optimize.brentq(lambda true: stats.nct.sf(edge, freedom, true) - 0.8, 0, 100)
-    return float(shift * np.std(pairs, ddof=1) / np.sqrt(len(pairs)))
+    return float(shift * np.std(pairs, ddof=1) * np.sqrt(1 / len(pairs) + ratio))
 
 # %% ../../notebooks/workshop/small_studies.ipynb #cd88b186
 def split_table(studies: dict[str, list[dict]]) -> pd.DataFrame:
@@ -108,9 +109,10 @@ def split_table(studies: dict[str, list[dict]]) -> pd.DataFrame:
         for split in ("by_copy", "by_clip", "by_actor"):
             chosen = runs[(runs["split"] == split) & runs["model"].isin(COLORS)]
             if len(chosen):
-                means = [format_mean(chosen.loc[chosen["model"] == model, "accuracy"]) for model in COLORS]
+                ratio, models = held_out_ratio(records, split), chosen["model"]
+                means = [format_mean(chosen.loc[models == model, "accuracy"], ratio=ratio) for model in COLORS]
                 clips = chosen.groupby("seed")["test clips"].first().sum()
-                gain = format_mean(paired_differences(runs, split), "+")
+                gain = format_mean(paired_differences(runs, split), "+", ratio)
                 p = np.nan if split != "by_actor" else mcnemar(records, "deformable", "plain", split)[2]
                 level = 100 / len(corpus["classes"])
                 rows.append((escape_markdown(corpus["name"]), level, split, *means, gain, clips, p))
@@ -151,13 +153,8 @@ def draw_figures(studies: dict[str, list[dict]]) -> dict[str, plt.Figure]:
     return figures
 
 # %% ../../notebooks/workshop/small_studies.ipynb #3a0fd2a4
-def significant(
-    names: Iterable[str], means: Iterable[float], halves: Iterable[float], form: str = ".1f", factor: float = 1.5
-) -> str:
-    """How many of several 95 % intervals leave out zero, and which; else the one nearest to that.
-
-    Bold are those that still do `factor` times as wide (`nadeau_bengio`). form: of the numbers.
-    """
+def significant(names: Iterable[str], means: Iterable[float], halves: Iterable[float], form: str = ".1f") -> str:
+    """How many of several 95 % intervals leave out zero, and which; else the one nearest to that. form: of numbers."""
     found = {
         f"{escape_markdown(name)} {mean:+{form}} ± {half:{form}}": abs(mean) / half if half else np.inf
         for name, mean, half in zip(names, means, halves, strict=True)
@@ -165,14 +162,28 @@ def significant(
     }
     if not found:
         return "not run."
-    shown = [f"**{text}**" if ratio > factor else text for text, ratio in found.items() if ratio > 1]
+    shown = [f"**{text}**" for text, ratio in found.items() if ratio > 1]
     named = "; ".join(shown) if shown else f"the nearest to it is {max(found, key=lambda text: found[text])}"
     return f"{len(shown)} of {len(found)} intervals leave out zero ({0.05 * len(found):.2f} would by chance): {named}."
 
 # %% ../../notebooks/workshop/small_studies.ipynb #cf9e2dbf
+def difference_sentence(pairs: Values, what: str, p: float | None = None, ratio: float = 0.25) -> str:
+    """What paired differences, one a seed, say about `what`: mean, `corrected_ci`, whether it leaves out 0.
+
+    p: of McNemar's test, told beside it. ratio: test clips for each training clip.
+    """
+    if len(pairs) < 2:
+        return f"{what}: not tested, since an interval needs two pairs of runs and here {len(pairs)} came."
+    mean, half = corrected_ci(pairs, ratio)
+    finding = "a difference is shown" if abs(mean) > half else "the interval contains 0, no difference is shown"
+    clips = "" if p is None else f"; clip by clip, McNemar's p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    ends = f"corrected 95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
+    return f"{what}: {mean:+.1f} points, {ends}, {len(pairs)} paired seeds: {finding}{clips}."
+
+
 def headlines(studies: dict[str, list[dict]]) -> list[str]:
     """A computed sentence for each question, the paper's claim first; "not run" for a study without records."""
-    claims, splits, gains, leaks = [], [], [], []  # gains, leaks: pairs, and how much wider their interval must be
+    claims, splits, gains, leaks = [], [], [], []  # gains, leaks: intervals
     for part in (part for part in PARTS if part.study in ("leakage", "tasks")):
         if not studies[part.folder]:
             claims.append(f"{part.folder}: not run.")
@@ -181,10 +192,10 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
         corpus, level = escape_markdown(runs["corpus"].iloc[0]), 100 / len(studies[part.folder][0]["corpus"]["classes"])
         p = mcnemar(studies[part.folder], "deformable", "plain", CLEAN)[2]
         pairs, ratio = paired_differences(runs, CLEAN), held_out_ratio(studies[part.folder], CLEAN)
-        gains.append((pairs, nadeau_bengio(len(pairs), ratio)))
-        sentence = interval_sentence(pairs, f"deformable minus plain, {CLEAN}", p=p, ratio=ratio)
-        clean = runs[(runs["split"] == CLEAN) & runs["model"].isin(COLORS)].groupby("model")["accuracy"].apply(mean_ci)
-        if "no difference" in sentence and all(mean - half <= level for mean, half in clean):
+        gains += [corrected_ci(pairs, ratio)] if len(pairs) > 1 else []
+        sentence = difference_sentence(pairs, f"deformable minus plain, {CLEAN}", p, ratio)
+        clean = runs[(runs["split"] == CLEAN) & runs["model"].isin(COLORS)].groupby("model")["accuracy"]
+        if "no difference" in sentence and all(mean - half <= level for mean, half in clean.apply(corrected_ci, ratio)):
             sentence += f" Neither is shown to be above chance level ({level:.1f} %), so this says little."
         claims.append(f"*The claim, {corpus}.* {sentence}")
         if part.study == "leakage":  # two splits of a model, as if two models
@@ -192,14 +203,12 @@ def headlines(studies: dict[str, list[dict]]) -> list[str]:
             other = "by_clip" if "by_clip" in set(runs["split"]) else CLEAN  # by_clip, only the clips are new
             pairs = paired_differences(swapped, "plain", "by_copy", other)
             ratio = max(held_out_ratio(studies[part.folder], split) for split in ("by_copy", other))
-            leaks.append((pairs, nadeau_bengio(len(pairs), ratio)))
+            leaks += [corrected_ci(pairs, ratio)] if len(pairs) > 1 else []
             what = f"plain, by_copy minus {other}"
-            splits.append(f"*The split, {corpus}.* {interval_sentence(pairs, what, ratio=ratio)}")
+            splits.append(f"*The split, {corpus}.* {difference_sentence(pairs, what, ratio=ratio)}")
 
-    def above(found: list[tuple[np.ndarray, float]]) -> str:
-        tested = [(*mean_ci(pairs), factor) for pairs, factor in found if len(pairs) > 1]
-        ends = [mean - factor * half for mean, half, factor in tested]
-        return f"{sum(end > 0 for end in ends)} of {len(ends)}"
+    def above(found: list[tuple[float, float]]) -> str:
+        return f"{sum(mean > half for mean, half in found)} of {len(found)}"
 
     first = f"**Deformable is shown to be better than plain in {above(gains)} comparisons on people never seen.** "
     first += f"Augmented copies of the test clips in training are shown to raise plain on {above(leaks)} corpora."
@@ -215,14 +224,13 @@ def more_headlines(records: list[dict]) -> list[str]:
         "robustness": "what deformable loses less than plain by the change",
     }
     ratio = held_out_ratio(records, CLEAN)
-    told = [interval_sentence(gains[name], text, ratio=ratio) for name, text in what.items()]
+    told = [difference_sentence(gains[name], text, ratio=ratio) for name, text in what.items()]
     lines = [f"*Robustness.* {' '.join(told)}"]
     for title, base in (("Controls", "plain"), ("Frames and defects", "deformable")):
         table = comparisons(records, base)
         table = table[table["model"] != "deformable"]
         names = table["model"].map(titles())
-        factor = nadeau_bengio(int(table["seeds"].max()) if len(table) else 0, ratio)
-        text = significant(names, table[f"minus {base}"], table["difference ci95"], factor=factor)
+        text = significant(names, table[f"minus {base}"], table["difference ci95"])
         if len(table) and len(p := table.set_index(names)["p (McNemar)"].dropna()):
             corrected = min(1, len(p) * p.min())
             text += f" Clip by clip, the smallest p is that of {escape_markdown(p.idxmin())}, {p.min():.3f}; "
@@ -249,9 +257,9 @@ def alignment(folder: Path) -> str:
         ) from None
     wide = rows.pivot(index=["truth", "layer", "seed"], columns="branch", values="residual")
     learned = (wide["trained"] - wide["random"]).dropna().groupby(["truth", "layer"])
-    means = {f"{truth}, layer {layer}": mean_ci(pairs) for (truth, layer), pairs in learned}
+    means = {f"{truth}, layer {layer}": corrected_ci(pairs) for (truth, layer), pairs in learned}
     centres, halves = zip(*means.values(), strict=True)
-    found = significant(means, centres, halves, ".2f", nadeau_bengio(rows["seed"].nunique()))
+    found = significant(means, centres, halves, ".2f")
     return (
         "Correlation of offset magnitude with a clip's own figure and motion, after the mean over clips is taken off, "
         f"trained minus random branches: {found}"
@@ -274,7 +282,7 @@ def limits(studies: dict[str, list[dict]]) -> list[str]:
                 "no limit can be given."
             )
             continue
-        least = detectable(pairs)
+        least = detectable(pairs, held_out_ratio(records, CLEAN))
         said.append(
             f"{where}: runs that scatter like these show a true difference of {least:.1f} points four times in five; "
             f"one clip is {one:.1f} points."

@@ -39,8 +39,9 @@ from deformlib.paper.answer import (
 )
 from deformlib.paper.claims import describe_runs
 from deformlib.paper.measures import receptive_field
+from deformlib.paper.table2 import corrected_ci, held_out_ratio
 from deformlib.records import load_records
-from deformlib.tables import mean_ci, paired_difference, runs_table
+from deformlib.tables import paired_differences, runs_table
 from deformlib.video import read_clip
 from deformlib.views import POINT, draw_direction, draw_frame, draw_magnitude, draw_map, draw_points, draw_quiver
 
@@ -82,20 +83,21 @@ def answer() -> str:
 
 
 def results() -> str:
-    """README's table: accuracies in percent with 95 % intervals over seeds, and their difference, paired by seed."""
+    """README's table: accuracies in percent with corrected 95 % intervals, and their difference, paired by seed."""
     rows = []
     for data, folder in TABLE.items():
         records = load_records(ROOT / "results" / folder)
         runs, chance = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
         for split in (split for split in ("by_copy", "by_clip", "by_actor") if split in set(runs["split"])):
-            row = {"data": data, "split": split, "chance level": f"{chance:.1f}"}
+            row, ratio = {"data": data, "split": split, "chance level": f"{chance:.1f}"}, held_out_ratio(records, split)
             both = runs[
                 (runs["split"] == split) & runs["model"].isin(("plain", "deformable"))
             ]  # not the rows of Table 2
             for model, found in both.groupby("model")["accuracy"]:
-                row[model] = "{:.1f} ± {:.1f}".format(*mean_ci(found.to_numpy()))
-            mean, half, seeds = paired_difference(runs, split)
-            rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(seeds)})
+                row[model] = "{:.1f} ± {:.1f}".format(*corrected_ci(found, ratio))
+            pairs = paired_differences(runs, split)
+            mean, half = corrected_ci(pairs, ratio)
+            rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(len(pairs))})
     columns = ["data", "split", "chance level", "plain", "deformable", "difference", "seeds"]
     return pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True) + "\n"
 
