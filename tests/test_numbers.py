@@ -78,3 +78,16 @@ def test_the_readme_says_what_the_records_say(mark: str):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     written = re.search(rf"<!-- {mark} -->\n(.*?)<!-- end of {mark} -->", readme, re.DOTALL)
     assert written and written[1] == gallery.blocks()[mark]
+
+
+def test_the_class_of_90_minutes_names_sections_that_are_there():
+    """Its minutes add up, and every section of its table is a heading of the chapter in its row."""
+    text = (ROOT / "notebooks" / "TEACHING.md").read_text(encoding="utf-8")
+    table = re.search(r"^## 90 minutes.*?(?=^## )", text, re.DOTALL | re.MULTILINE)
+    assert table
+    rows = re.findall(r"^\| (\d+) \| (?:\[\w+\]\((\S+)\))? *\| (.*?) \|", table[0], re.MULTILINE)
+    assert sum(int(minutes) for minutes, *_ in rows) == 90
+    for _, name, sections in (row for row in rows if row[1]):
+        headings = re.findall(r"^#+ (.+)$", prose(ROOT / "notebooks" / name), re.MULTILINE)
+        for said in sections.split("; "):
+            assert any(said.startswith(heading) or heading.startswith(said) for heading in headings), (name, said)

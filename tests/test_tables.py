@@ -125,6 +125,7 @@ def test_a_run_from_changed_files_says_so(records: list[dict]):
         "seed",
         "accuracy",
         "test clips",
+        "videos",
         "parameters",
         "multiply-adds",
         "seconds",

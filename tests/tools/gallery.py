@@ -76,6 +76,8 @@ def answer() -> str:
     """README's answer: the sentences of the study `large`, and what they are of."""
     records = all_large(find_large(ROOT / "results"))
     found = read_answer(records)
+    if found.row is None:
+        return f"Its runs are not there yet ({len(found.pairs)} of {found.seeds} pairs), so it has no answer so far.\n"
     told = [f"**{answer_sentence(found)}**", margin_sentence(found), cause_sentence(found, records)]
     ran = compared(records, found.seeds)
     of = f" ({ran[0]['corpus']['videos']:,} clips; {describe_runs(ran)}.)" if ran else ""
@@ -83,8 +85,10 @@ def answer() -> str:
 
 
 def results() -> str:
-    """README's table: accuracies in percent with corrected 95 % intervals, and their difference, paired by seed."""
-    rows = []
+    """README's table: accuracies in percent with corrected 95 % intervals, and their difference, paired by seed; and
+    what to see in it.
+    """
+    rows, seen = [], []
     for data, folder in TABLE.items():
         records = load_records(ROOT / "results" / folder)
         runs, chance = runs_table(records), 100 / len(records[0]["corpus"]["classes"])
@@ -98,8 +102,15 @@ def results() -> str:
             pairs = paired_differences(runs, split)
             mean, half = corrected_ci(pairs, ratio)
             rows.append(row | {"difference": f"{mean:+.1f} ± {half:.1f}", "seeds": str(len(pairs))})
+            seen.append((mean, half, both[both["model"] == "plain"]["accuracy"].mean()))
     columns = ["data", "split", "chance level", "plain", "deformable", "difference", "seeds"]
-    return pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True) + "\n"
+    means, halves, (copied, _, unseen, *_) = np.transpose(seen)
+    table = pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True)
+    return (
+        f"{table}\n\nRead it from line to line: the same plain network has {copied:.0f} % right by copy and {unseen:.0f} "
+        f"on people it never saw. From left to right, {(abs(means) > halves).sum()} of {len(rows)} differences of the "
+        f"two networks are shown: intervals reach {halves.min():.0f} to {halves.max():.0f} points to either side.\n"
+    )
 
 
 def save(name: str, figure: plt.Figure) -> None:
@@ -144,11 +155,11 @@ def follow() -> str:
     save_pair_film(alignment, GALLERY / "follow.mp4")
     learned, ordinary = alignment.distances().mean(0)
     return (
-        "Somebody the network never saw swings both arms. Left, frame b and places on hands, elbows and head; in the "
-        "middle, the frame 160 ms before: the nine taps of an ordinary kernel stay at the same places and miss the "
-        "hands. Right, the same frame: the nine taps of a deformable kernel, red, look where each place truly was, the "
-        f"green crosses. Over all {len(alignment)} pairs ordinary taps are {ordinary:.1f} of 96 pixels off, learned "
-        f"ones {learned:.1f}"
+        "A small alignment network of chapter 06b, not the paper's network, on somebody it never saw. Left, frame b "
+        "and places on hands, elbows and head; in the middle, the frame 160 ms before: nine unmoved taps stay at the "
+        "same places and miss the hands. Right, the same frame: the nine taps of a deformable kernel, red, look where "
+        f"each place truly was, the green crosses. Over all {len(alignment)} pairs unmoved taps are {ordinary:.1f} of "
+        f"96 pixels off, learned ones {learned:.1f}"
     )
 
 
@@ -202,7 +213,7 @@ def main() -> None:
     texts["offsets.gif"] = (
         f"A figure raises its arms; at each of {config.steps} steps, 729 points show where three trained layers look "
         f"from the middle of the map, up to {far:.1f} of {wide} pixels away, on average, "
-        f"from the gray grid of a plain network ({both})"
+        "from the gray grid of a plain network"
     )
 
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
@@ -214,7 +225,7 @@ def main() -> None:
     distances = ", ".join(f"{moved(seen, step, depth - 1, depth, middle):.1f}" for depth in (1, 2, 3))
     texts["points.png"] = (
         f"Where one position looks, one, two and three layers deep: 9, 81 and 729 points, coloured by weight, "
-        f"{distances} of {wide} pixels from where they would be without offsets ({said['deformable']})"
+        f"{distances} of {wide} pixels from where they would be without offsets"
     )
 
     (field,) = seen.stack(step, 0)
@@ -227,7 +238,7 @@ def main() -> None:
     sizes = offset_magnitude(field.offset)
     texts["field.png"] = (
         f"The field of the first layer at step {step}: mean offsets as arrows, around the middle, magnitude everywhere "
-        f"(mean {sizes.mean():.2f}, largest {sizes.max():.2f} map pixels), and direction ({said['deformable']})"
+        f"(mean {sizes.mean():.2f}, largest {sizes.max():.2f} map pixels), and direction"
     )
 
     figure, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
@@ -239,7 +250,7 @@ def main() -> None:
     steps = [moved(seen, at, 0, 1, middle) for at in config.deform_steps[0]]
     texts["plain_and_deformable.png"] = (
         f"The nine taps of layer 1 at three steps: above a square in the plain network, below moved by "
-        f"{', '.join(f'{each:.1f}' for each in steps)} of {wide} pixels in the deformable one ({both})"
+        f"{', '.join(f'{each:.1f}' for each in steps)} of {wide} pixels in the deformable one"
     )
 
     at, fields = config.deform_steps[2][1], {}
@@ -259,13 +270,13 @@ def main() -> None:
     shared = torch.stack([field.flatten() / field.sum() for field in fields.values()]).amin(0).sum()
     texts["receptive_field.png"] = (
         f"Dots beside what really counts, the gradient to the pixels: the effective receptive fields of the plain "
-        f"and the deformable network share {100 * shared:.0f} %, however different their dots ({both})"
+        f"and the deformable network share {100 * shared:.0f} %, however different their dots"
     )
 
     title = f"Joy, by an actor the networks never saw. {both} (not GEMEP)"
     screenshot(Explorer(traces, title, step=step, layer=2, depth=3), "explorer.png")
     texts["explorer.png"] = (
-        f"The explorer: hover over a frame, plain and deformable side by side, up to three layers deep ({both})"
+        "The explorer: hover over a frame, plain and deformable side by side, up to three layers deep"
     )
 
     screenshot(AlignExplorer(example(ALIGN), SOMEONE), "follow_explorer.png")
@@ -276,7 +287,8 @@ def main() -> None:
     for path in (*GALLERY.glob("*.png"), *GALLERY.glob("*.gif")):
         lighten(path)
     pictures = {name: f"![{text}](results/gallery/{name})\n\n*{text}.*\n" for name, text in texts.items()}
-    write({"film": pictures.pop("follow.gif"), "gallery": "\n".join(pictures.values())} | blocks())
+    told = f"One network of each kind, one run of each ({both}): pictures to look at, no comparison.\n"
+    write({"film": pictures.pop("follow.gif"), "gallery": "\n".join([told, *pictures.values()])} | blocks())
     weight = sum(file.stat().st_size for file in GALLERY.iterdir())
     print(f"results/gallery: {len(texts)} pictures, {weight / 1e3:.0f} kB, none from GEMEP")
 
