@@ -20,7 +20,7 @@ def find_results(repository: str) -> Path:
         subprocess.run(command, check=True, capture_output=True, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"})
     except (OSError, subprocess.CalledProcessError):
         missing = f"This chapter reads records of the course, and {repository} cannot be cloned from GitHub"
-        raise FileNotFoundError(f"{missing}: open the chapter in a copy of the whole course.") from None
+        raise FileNotFoundError(f"{missing}: open it in a copy of the whole course (OWNER: see README).") from None
     return Path("course/results")
 
 
