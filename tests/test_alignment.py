@@ -154,4 +154,4 @@ def test_the_table_of_alignment_takes_means_over_seeds():
     }
     table = alignment_table([row | {"seed": seed, "residual": value} for seed, value in enumerate((0.40, 0.44, 0.48))])
     assert len(table) == 1 and table["residual"][0] == pytest.approx(0.44)
-    assert table["ci95"][0] == pytest.approx(0.0994, abs=1e-4) and table["seeds"][0] == 3
+    assert table["ci95"][0] == pytest.approx(0.0994 * np.sqrt(7 / 4), abs=1e-4) and table["seeds"][0] == 3

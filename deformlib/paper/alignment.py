@@ -32,11 +32,10 @@ from ..make.films import make_corpus
 from ..network import NetworkConfig, VideoNet, load_network
 from ..offsets import offset_magnitude
 from .study import Experiment, NetworkMethod, machine
-from .table2 import COLORS
+from .table2 import COLORS, corrected_ci
 from ..progress import show_progress
 from ..records import ResultsError, read_record
 from ..splits import ORIGINAL
-from ..tables import mean_ci
 from ..video import resize, sample_indices
 
 # %% ../../notebooks/workshop/offset_alignment.ipynb #980c8745
@@ -183,12 +182,12 @@ def alignment_table(rows: list[dict]) -> pd.DataFrame:
     """A line for each truth, layer and branch: means over seeds of displacement and correlations; ci95 of the last."""
     lines, names, means = [], ["truth", "layer", "branch"], ["displacement", "own", "other clip", "other step"]
     for found, chosen in pd.DataFrame(rows).dropna().groupby(names):
-        lines.append([*found, *chosen[means].mean(), *mean_ci(chosen["residual"]), len(chosen)])
+        lines.append([*found, *chosen[means].mean(), *corrected_ci(chosen["residual"]), len(chosen)])
     return pd.DataFrame(lines, columns=[*names, *means, "residual", "ci95", "seeds"])
 
 
 def draw_alignment(rows: list[dict], axes: Sequence[plt.Axes]) -> None:
-    """Draw the residual correlation of every seed with mean and 95 % interval: panels for silhouette, motion."""
+    """Draw the residual correlation of every seed with mean and `corrected_ci`: panels for silhouette, motion."""
     table, single = alignment_table(rows), pd.DataFrame(rows).dropna()
     for ax, truth in zip(axes, ("silhouette", "motion"), strict=True):
         for shift, branch, color in ((-0.12, "random", "0.5"), (0.12, "trained", COLORS["deformable"])):

@@ -167,7 +167,9 @@ def significant(names: Iterable[str], means: Iterable[float], halves: Iterable[f
     return f"{len(shown)} of {len(found)} intervals leave out zero ({0.05 * len(found):.2f} would by chance): {named}."
 
 # %% ../../notebooks/workshop/small_studies.ipynb #cf9e2dbf
-def difference_sentence(pairs: Values, what: str, p: float | None = None, ratio: float = 0.25) -> str:
+def difference_sentence(
+    pairs: Values, what: str, p: float | None = None, ratio: float = 0.25, unit: str = " points", digits: int = 1
+) -> str:
     """What paired differences, one a seed, say about `what`: mean, `corrected_ci`, whether it leaves out 0.
 
     p: of McNemar's test, told beside it. ratio: test clips for each training clip.
@@ -177,8 +179,9 @@ def difference_sentence(pairs: Values, what: str, p: float | None = None, ratio:
     mean, half = corrected_ci(pairs, ratio)
     finding = "a difference is shown" if abs(mean) > half else "the interval contains 0, no difference is shown"
     clips = "" if p is None else f"; clip by clip, McNemar's p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    ends = f"corrected 95 % interval {mean - half:+.1f} to {mean + half:+.1f}"
-    return f"{what}: {mean:+.1f} points, {ends}, {len(pairs)} paired seeds: {finding}{clips}."
+    shown, low, high = (f"{number:+.{digits}f}" for number in (mean, mean - half, mean + half))
+    ends = f"corrected 95 % interval {low} to {high}"
+    return f"{what}: {shown}{unit}, {ends}, {len(pairs)} paired seeds: {finding}{clips}."
 
 
 def headlines(studies: dict[str, list[dict]]) -> list[str]:

@@ -107,10 +107,10 @@ def results() -> str:
     means, halves, (copied, _, unseen, *_) = np.transpose(seen)
     table = pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True)
     return (
-        f"{table}\n\nRead it from line to line: the same plain network has {copied:.0f} % right by copy and "
-        f"{unseen:.0f} % on people it never saw. From left to right, {(abs(means) > halves).sum()} of {len(rows)} "
-        "differences between the networks are shown: intervals reach "
-        f"{halves.min():.0f} to {halves.max():.0f} points to either side.\n"
+        f"{table}\n\nRead it from line to line: on procedural clips the same plain network has {copied:.0f} % right by "
+        f"copy and {unseen:.0f} % on people it never saw. From left to right, {(abs(means) > halves).sum()} of "
+        f"{len(rows)} differences between the networks are shown: intervals reach {halves.min():.0f} to "
+        f"{halves.max():.0f} points to either side.\n"
     )
 
 
