@@ -16,6 +16,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from execute_notebooks import few_colours, small_picture
