@@ -166,9 +166,9 @@ def test_controls_are_compared_with_both_in_pairs():
     records = runs(MANY["equivalent"]) + controls(matched_plain=14)
     table = paper.comparison_table(records, ("plain", "deformable", "matched_plain", "modulated")).set_index("network")
     assert len(table) == 3 and table.loc["plain, as many parameters", "seeds"] == 5
-    assert table.loc["plain, as many parameters", "less plain, points"].startswith("+1.03 (")
+    assert table.loc["plain, as many parameters", "minus plain, points"].startswith("+1.03 (")
     mean = np.mean([14 - gain for gain in MANY["equivalent"][:5]]) / 13.6
-    assert table.loc["plain, as many parameters", "less deformable, points"].startswith(f"{mean:+.2f} (")
+    assert table.loc["plain, as many parameters", "minus deformable, points"].startswith(f"{mean:+.2f} (")
     splits = [make_large(model, seed, 1200, "by_copy") for model in ("plain", "deformable") for seed in range(2)]
     rows = paper.split_rows(records + splits, ("by_clip", "by_copy", "by_actor"))
     assert rows["split"].tolist() == ["by_copy", "by_actor"] and rows["verdict"].tolist() == ["equivalent"] * 2
