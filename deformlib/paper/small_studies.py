@@ -166,7 +166,7 @@ def significant(names: Iterable[str], means: Iterable[float], halves: Iterable[f
     named = "; ".join(shown) if shown else f"the nearest to it is {max(found, key=lambda text: found[text])}"
     return f"{len(shown)} of {len(found)} intervals leave out zero ({0.05 * len(found):.2f} would by chance): {named}."
 
-# %% ../../notebooks/workshop/small_studies.ipynb #cf9e2dbf
+# %% ../../notebooks/workshop/small_studies.ipynb #cf9e2db0
 def difference_sentence(
     pairs: Values, what: str, p: float | None = None, ratio: float = 0.25, unit: str = " points", digits: int = 1
 ) -> str:
@@ -183,7 +183,7 @@ def difference_sentence(
     ends = f"corrected 95 % interval {low} to {high}"
     return f"{what}: {shown}{unit}, {ends}, {len(pairs)} paired seeds: {finding}{clips}."
 
-
+# %% ../../notebooks/workshop/small_studies.ipynb #cf9e2dbf
 def headlines(studies: dict[str, list[dict]]) -> list[str]:
     """A computed sentence for each question, the paper's claim first; "not run" for a study without records."""
     claims, splits, gains, leaks = [], [], [], []  # gains, leaks: intervals

@@ -97,7 +97,7 @@ def titles() -> dict[str, str]:
     """What to call each model in a table."""
     return sources()["title"].to_dict()
 
-# %% ../../notebooks/workshop/table2.ipynb #379aa04c
+# %% ../../notebooks/workshop/table2.ipynb #379aa040
 def table1(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Table 1 in long form: a row for each split and model, accuracy in percent; below them the difference.
 
@@ -121,7 +121,7 @@ def table1(runs: pd.DataFrame, titles: Mapping[str, str] | None = None) -> pd.Da
             rows.append((split, "difference, in pairs", *interval, len(pairs), pd.NA))
     return pd.DataFrame(rows, columns=["split", "model", "accuracy", "ci95", "runs", "test clips"])
 
-
+# %% ../../notebooks/workshop/table2.ipynb #379aa04c
 def held_out_ratio(records: list[dict], split: str) -> float:
     """Test clips for each training clip under a split, over its seeds: what the Nadeau and Bengio correction asks for.
 
