@@ -7,11 +7,11 @@ from factories import make_record
 
 from deformlib.paper.table2 import confusion, escape_markdown, format_mean, format_range, recall, to_latex, to_markdown
 from deformlib.tables import (
+    corrected_ci,
     interval_sentence,
     mcnemar,
     mean_ci,
     nadeau_bengio,
-    paired_difference,
     paired_differences,
     paired_tests,
     runs_table,
@@ -36,12 +36,9 @@ def test_interval_is_students():
 
 def test_differences_are_taken_within_a_seed(records: list[dict]):
     """+10, +20 and 0 points; a seed that one model lacks is left out; without a pair there is no difference."""
-    mean, half, pairs = paired_difference(runs_table(records), "by_copy")
-    assert (mean, pairs) == (pytest.approx(10), 3) and half == pytest.approx(4.3027 * 10 / np.sqrt(3), rel=1e-4)
-    mean, _, pairs = paired_difference(runs_table(records[:-1]), "by_copy")
-    assert (mean, pairs) == (pytest.approx(15), 2)
-    mean, half, pairs = paired_difference(runs_table(records[:3]), "by_copy")
-    assert np.isnan([mean, half]).all() and pairs == 0
+    assert paired_differences(runs_table(records), "by_copy").tolist() == pytest.approx([10, 20, 0])
+    assert paired_differences(runs_table(records[:-1]), "by_copy").tolist() == pytest.approx([10, 20])
+    assert len(paired_differences(runs_table(records[:3]), "by_copy")) == 0
     assert paired_differences(runs_table(records), "by_copy", "plain", "deformable").tolist() == pytest.approx(
         [-10, -20, 0]
     )
@@ -54,13 +51,13 @@ def test_differences_are_taken_within_a_seed(records: list[dict]):
         ([-10, -20, 0], "no difference is shown"),
         ([10, 10.5, 11, 9, 12], "a difference is shown"),
         ([-10, -10.5, -11, -9, -12], "a difference is shown"),
-        ([10, 2, 3, 12, 4], "not significant after the Nadeau and Bengio correction"),  # 6.2 with 5.4 on either side
+        ([10, 2, 3, 12, 4], "a difference is shown"),  # 6.2 with 5.6 on either side, of independent runs
         ([3], "not tested"),
         ([], "not tested"),
     ],
 )
 def test_the_sentence_of_an_interval_says_no_more_than_it_shows(pairs: list[float], finding: str):
-    """Its ends, the number of pairs, and one of four findings."""
+    """Its ends, the number of pairs, and one of three findings."""
     text = interval_sentence(np.array(pairs), "ours minus theirs")
     assert text.startswith("ours minus theirs") and finding in text and str(len(pairs)) in text
     if len(pairs) > 1:
@@ -96,12 +93,15 @@ def test_a_sentence_is_as_careful_as_its_split_asks():
     And three runs at 80/20 are widened by 1.32, not by the 1.5 of five.
     """
     pairs = [10, 2, 3, 12, 4]
-    assert interval_sentence(pairs, "ours", ratio=0.02).endswith("a difference is shown.")  # 1.049 * 5.59 = 5.86
-    assert interval_sentence(pairs, "ours", ratio=0.25) == interval_sentence(pairs, "ours")
-    assert "not significant" in interval_sentence(pairs, "ours")
+    shown, not_shown = "a difference is shown.", "the interval contains 0, no difference is shown."
+    few = interval_sentence(pairs, "ours", ratio=0.02)  # 1.049 * 5.59 = 5.86
+    assert "+6.2 points, corrected 95 % interval +0.3 to +12.1, 5 paired seeds" in few and few.endswith(shown)
+    many = interval_sentence(pairs, "ours", ratio=0.25)  # 1.5 * 5.59 = 8.38
+    assert "corrected 95 % interval -2.2 to +14.6" in many and many.endswith(not_shown)
     three = [8.0, 10.0, 12.0]  # 10 with 4.97 on either side
-    assert interval_sentence(three, "ours", ratio=1 / 3).endswith("a difference is shown.")  # 1.414 * 4.97 = 7.03
-    assert "not significant" in interval_sentence(three, "ours", ratio=1.2)  # 2.145 * 4.97 = 10.7
+    assert interval_sentence(three, "ours", ratio=1 / 3).endswith(shown)  # 1.414 * 4.97 = 7.03
+    assert interval_sentence(three, "ours", ratio=1.2).endswith(not_shown)  # 2.145 * 4.97 = 10.7
+    assert corrected_ci(three, 1.2) == (10, pytest.approx(2.145 * 4.968, rel=1e-3))
 
 
 def test_the_sentence_takes_unit_digits_and_a_second_test():
@@ -168,17 +168,13 @@ def test_mcnemar_counts_a_clip_once_and_the_copies_of_each_seed():
 
 
 def test_paired_tests_are_paired(records: list[dict]):
-    """Differences of +10, +20 and 0 points: t = 10 / (10 / sqrt 3) with two degrees of freedom has p = 0.225."""
+    """Differences of +10, +20 and 0 points; the clips that only one has right; copies of one clip get no p."""
     row = paired_tests(records, "plain").set_index("model").loc["deformable"]
-    assert row["minus plain"] == pytest.approx(10) and row["p (t)"] == pytest.approx(0.2254, abs=1e-4)
-    assert (row["only model"], row["only plain"]) == (3, 0) and np.isnan(row["p (McNemar)"])  # copies of one clip
+    assert row["minus plain"] == pytest.approx(10) and row["seeds"] == 3
+    assert (row["only model"], row["only plain"]) == (3, 0) and np.isnan(row["p (McNemar)"])
     clean = [entry | {"experiment": entry["experiment"] | {"split": "by_actor"}} for entry in records]
     assert paired_tests(clean, "plain")["p (McNemar)"].tolist() == [pytest.approx(0.25)]
     assert paired_tests(records, "fdcnn").empty
-    same = paired_tests(
-        [make_record(model, "by_clip", seed, 5) for model in ("plain", "fdcnn") for seed in (0, 1)], "plain"
-    )
-    assert np.isnan(same["p (t)"]).all()  # no spread, no test
 
 
 def test_confusion_counts_and_recall(records: list[dict]):

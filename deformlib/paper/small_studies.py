@@ -44,7 +44,7 @@ from deformlib.paper.table2 import (
     to_markdown,
 )
 from ..records import ResultsError, load_records
-from ..tables import Values, mcnemar, nadeau_bengio, paired_differences, runs_table
+from ..tables import Values, interval_sentence, mcnemar, nadeau_bengio, paired_differences, runs_table
 
 # %% ../../notebooks/workshop/small_studies.ipynb #5f640d2f
 @dataclass(frozen=True)
@@ -174,14 +174,7 @@ def difference_sentence(
 
     p: of McNemar's test, told beside it. ratio: test clips for each training clip.
     """
-    if len(pairs) < 2:
-        return f"{what}: not tested, since an interval needs two pairs of runs and here {len(pairs)} came."
-    mean, half = corrected_ci(pairs, ratio)
-    finding = "a difference is shown" if abs(mean) > half else "the interval contains 0, no difference is shown"
-    clips = "" if p is None else f"; clip by clip, McNemar's p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-    shown, low, high = (f"{number:+.{digits}f}" for number in (mean, mean - half, mean + half))
-    ends = f"corrected 95 % interval {low} to {high}"
-    return f"{what}: {shown}{unit}, {ends}, {len(pairs)} paired seeds: {finding}{clips}."
+    return interval_sentence(pairs, what, unit, digits, p, ratio)
 
 # %% ../../notebooks/workshop/small_studies.ipynb #cf9e2dbf
 def headlines(studies: dict[str, list[dict]]) -> list[str]:
