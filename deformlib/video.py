@@ -23,7 +23,7 @@ _all_ = [DECODER, VIDEO_SUFFIXES, DecodedVideo, VideoError, facts_from_json]  # 
 def resize(frame: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
     """Resize one frame `[H, W]` or `[H, W, C]` to `size` x `size` pixels; the aspect changes, as in the paper.
 
-    Shrinking averages over the area that falls into each new pixel (`cv2.INTER_AREA`), so thin limbs fade but stay.
+    Shrinking averages over the area that falls into each new pixel (`cv2.INTER_AREA`), so thin lines fade but stay.
     `antialias=False` interpolates bilinearly, as in the code released with the paper: it skips pixels.
     Enlarging is bilinear either way. Raises ValueError for a size below 1.
     """
