@@ -82,11 +82,10 @@ def maps_of_steps(x: Tensor, weight: Tensor, chosen: tuple[int, ...], deform: Ca
 # %% ../notebooks/08_convlstm.ipynb #c8ec0a11
 def check_maps(x: Tensor, channels: int, B: Tensor, chosen: tuple[int, ...]) -> None:
     """ValueError if x is not [B, channels, T, H, W] with all chosen steps, and the H and W of B, if it has any."""
-    map_size = list(B.shape[1:])
     if x.ndim != 5 or x.shape[1] != channels:
         raise ValueError(f"x is {list(x.shape)}: expected [B, {channels}, T, H, W].")
-    if map_size not in ([1, 1], list(x.shape[3:])):
-        raise ValueError(f"x has maps of {list(x.shape[3:])}, but map_size is {map_size}: bring one to the other.")
+    if list(B.shape[1:]) not in ([1, 1], list(x.shape[3:])):
+        raise ValueError(f"x has maps of {list(x.shape[3:])}, map_size is {list(B.shape[1:])}: bring one to the other.")
     if chosen and not 0 <= chosen[0] <= chosen[-1] < x.shape[2]:
         raise ValueError(f"deform_steps {chosen} do not fit a clip of {x.shape[2]} steps: choose among them.")
 
