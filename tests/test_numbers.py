@@ -91,3 +91,12 @@ def test_the_class_of_90_minutes_names_sections_that_are_there():
         headings = re.findall(r"^#+ (.+)$", prose(ROOT / "notebooks" / name), re.MULTILINE)
         for said in sections.split("; "):
             assert any(said.startswith(heading) or heading.startswith(said) for heading in headings), (name, said)
+
+
+def test_the_released_graphs_hold_no_deformable_convolution():
+    """As findings/released_graph.sh found them: the kinds that such a layer needs are in one built alone, in no graph."""
+    graph = json.loads((ROOT / "results" / "released" / "graph.json").read_text(encoding="utf-8"))
+    kinds = ("ExtractImagePatches", "GatherNd")
+    assert all(graph["operations"]["one deformable layer"][kind] for kind in kinds)
+    assert not any(graph["operations"][name][kind] for name in ("train", "validate") for kind in kinds)
+    assert (graph["trainable tensors"], graph["parameters"]) == (60, 2_231_793)

@@ -82,7 +82,7 @@ def compare(found: Tensor, wanted: Tensor, tolerance: float = 1e-4) -> str:
     off = float((found.detach() - wanted.detach()).abs().max() / wanted.detach().abs().max())
     return "same" if off < tolerance else f"off by {off:.0%}"
 
-
+# %% ../../notebooks/workshop/tools.ipynb #21aac519
 @contextmanager
 def quiet() -> Iterator[None]:
     """No warnings, and nothing of what C++ writes on stderr."""
@@ -108,7 +108,7 @@ def try_tool(name: str, tool: Tool, layer: str) -> dict:
         said = " ".join(str(error).split())[:160]
         return {"tool": name, "layer": layer, "verdict": "fails", "error": f"{type(error).__name__}: {said}"}
 
-
+# %% ../../notebooks/workshop/tools.ipynb #21aac51a
 def describe_tools(rows: Sequence[Mapping]) -> str:
     """Rows of `try_tool` as Markdown: a line for each tool, and below it the errors by number."""
     errors = list(dict.fromkeys(row["error"] for row in rows if row["error"]))
