@@ -98,7 +98,7 @@ def quiet() -> Iterator[None]:
         os.close(kept)
         os.close(nowhere)
 
-
+# %% ../../notebooks/workshop/tools.ipynb #21aac51b
 def try_tool(name: str, tool: Tool, layer: str) -> dict:
     """One row: tool, layer, verdict, and the first line of the error if there was one."""
     try:
