@@ -94,7 +94,7 @@ def test_the_class_of_90_minutes_names_sections_that_are_there():
 
 
 def test_the_released_graphs_hold_no_deformable_convolution():
-    """As findings/released_graph.sh found them: the kinds that such a layer needs are in one built alone, in no graph."""
+    """As findings/released_graph.sh found them: the kinds that such a layer needs are in no graph."""
     graph = json.loads((ROOT / "results" / "released" / "graph.json").read_text(encoding="utf-8"))
     kinds = ("ExtractImagePatches", "GatherNd")
     assert all(graph["operations"]["one deformable layer"][kind] for kind in kinds)

@@ -94,7 +94,13 @@ def main() -> None:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
         place = {"metadata": {"path": str(path.parent)}}
-        options = {"timeout": 600, "kernel_name": "python3", "record_timing": False, "coalesce_streams": True}
+        options = {
+            "timeout": 600,
+            "startup_timeout": 600,
+            "kernel_name": "python3",
+            "record_timing": False,
+            "coalesce_streams": True,
+        }
         if not arguments.stored:
             NotebookClient(notebook, resources=place, **options).execute()
         settle(notebook)
