@@ -78,7 +78,7 @@ def test_the_front_page_is_the_film_its_explorer_what_this_is_and_the_chapters(s
     video = re.search(r"<video (.+?)>", text)[1]
     assert {"controls", "autoplay", "muted", "loop"} <= set(video.split()) and 'aria-label="' in video
     described = re.search(r'aria-describedby="(.+?)"', video)[1]
-    assert "Somebody the network never saw" in text.split(f'id="{described}">')[1].split("<")[0]
+    assert "on somebody it never saw" in text.split(f'id="{described}">')[1].split("<")[0]
     about = re.search(r"<p>(A course in notebooks.+?)</p>", text, re.DOTALL)[1]
     assert len(re.findall(r"\.\s+[A-Z]|\.$", about)) == 3
 

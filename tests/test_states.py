@@ -413,21 +413,28 @@ def test_the_same_test_under_every_seed():
         assert all(record["copy"] == found[0]["copy"] for record in found)
 
 
-@pytest.mark.parametrize("book", ["workshop/state_alignment", "08_convlstm"])
-def test_the_pages_show_the_records(book: str):
-    """Mean and interval of the layers that are compared, counted here anew, stand in both pages."""
+def shown(book: str) -> str:
+    """What a page prints."""
     cells = json.loads((ROOT / "notebooks" / f"{book}.ipynb").read_text(encoding="utf-8"))["cells"]
-    shown = "".join(
+    return "".join(
         "".join(output.get("text", "")) + "".join(output.get("data", {}).get("text/plain", ""))
         for cell in cells
         for output in cell.get("outputs", [])
     )
+
+
+def test_the_pages_show_the_records():
+    """Mean and interval of the layers that are compared, counted anew: the workshop's of each, 08's of the pairs."""
+    page, chapter = shown("workshop/state_alignment"), shown("08_convlstm")
     for task in states.TASKS:
         found = [json.loads(path.read_text())["arms"] for path in RECORDS if f"-{task}-" in path.name]
         assert len(found) == 5
-        for arm in ("plain_matched", "states"):
-            mean, half = mean_ci([1000 * run[arm]["results"]["mse"] for run in found])
-            assert f"{mean:.2f} ± {half:.2f}" in shown, (task, arm)
+        plain, moved = ([1000 * run[arm]["results"]["mse"] for run in found] for arm in ("plain_matched", "states"))
+        for errors in (plain, moved):
+            assert "{:.2f} ± {:.2f}".format(*mean_ci(errors)) in page, task
+        gain = [error - other for error, other in zip(moved, plain, strict=True)]
+        assert f"plain {mean_ci(plain)[0]:.2f}, 5 seeds" in chapter, task
+        assert "h and c move      {:+.2f} ± {:.2f}".format(*mean_ci(gain)) in chapter, task
 
 
 def test_committed_weights_follow_on_this_machine():

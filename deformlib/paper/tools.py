@@ -169,7 +169,7 @@ def vmap(layer: nn.Module) -> str:
     """torch.func.vmap over images."""
     return compare(torch.func.vmap(lambda image: layer(image[None])[0])(images(5)), layer(images(5)))
 
-
+# %% ../../notebooks/workshop/tools.ipynb #2753bc44
 def quotient(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor, step: float = 1e-6) -> Tensor:
     """The derivative of a function in a direction by a central difference."""
     return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
@@ -181,14 +181,14 @@ def jvp(layer: nn.Module) -> str:
     direction = x.flip(3)
     return compare(torch.func.jvp(layer, (x,), (direction,))[1], quotient(layer, x, direction))
 
-
+# %% ../../notebooks/workshop/tools.ipynb #2753bc45
 def jacrev(layer: nn.Module) -> str:
     """torch.func.jacrev: the Jacobian of channel sums, by reverse mode."""
     layer, x = layer.double(), images(1, torch.float64)
     jacobian = torch.func.jacrev(lambda x: layer(x).sum((0, 2, 3)))(x)  # [F, 1, C, H, W]
     return compare((jacobian * x.flip(3)).sum((1, 2, 3, 4)), quotient(layer, x, x.flip(3)).sum((0, 2, 3)))
 
-
+# %% ../../notebooks/workshop/tools.ipynb #2753bc46
 def double_backward(layer: nn.Module) -> str:
     """A gradient of a gradient, by torch.autograd.grad."""
     layer, x = layer.double(), images(1, torch.float64).requires_grad_()
@@ -200,7 +200,7 @@ def double_backward(layer: nn.Module) -> str:
     (found,) = torch.autograd.grad((gradient(x, True) * direction).sum(), x)  # the Hessian is symmetric
     return compare(found, quotient(gradient, x, direction), 1e-3)
 
-
+# %% ../../notebooks/workshop/tools.ipynb #2753bc47
 TORCH_TOOLS: dict[str, Tool] = {
     "FlopCounterMode": flop_counter,
     "profiler, with_flops": profiler,
