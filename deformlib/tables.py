@@ -75,13 +75,15 @@ def interval_sentence(
     """What paired differences, one a seed, allow to say about `what`: mean, 95 % interval, whether it leaves out 0.
 
     ratio: test clips for each training clip, for runs that share training clips, whose interval is `corrected_ci`;
-    None: independent runs. p: of McNemar's test, told beside it.
+    None: runs that differ by their seed alone, whose interval is over seeds and says nothing of other test data. p: of
+    McNemar's test, told beside it.
     """
     if len(pairs) < 2:
         return f"{what}: not tested, since an interval needs two pairs of runs and here {len(pairs)} came."
     mean, half = mean_ci(pairs) if ratio is None else corrected_ci(pairs, ratio)
     shown, low, high = (f"{number:+.{digits}f}" for number in (mean, mean - half, mean + half))
-    ends = f"{'' if ratio is None else 'corrected '}95 % interval {low} to {high}"
+    kind = "95 % interval over seeds" if ratio is None else "corrected 95 % interval"
+    ends = f"{kind} {low} to {high}"
     finding = "a difference is shown" if abs(mean) > half else "the interval contains 0, no difference is shown"
     clips = "" if p is None else f"; clip by clip, McNemar's p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     return f"{what}: {shown}{unit}, {ends}, {len(pairs)} paired seeds: {finding}{clips}."

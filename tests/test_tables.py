@@ -62,7 +62,7 @@ def test_the_sentence_of_an_interval_says_no_more_than_it_shows(pairs: list[floa
     assert text.startswith("ours minus theirs") and finding in text and str(len(pairs)) in text
     if len(pairs) > 1:
         mean, half = mean_ci(pairs)
-        assert f"{mean:+.1f} points, 95 % interval {mean - half:+.1f} to {mean + half:+.1f}" in text
+        assert f"{mean:+.1f} points, 95 % interval over seeds {mean - half:+.1f} to {mean + half:+.1f}" in text
         assert "McNemar" not in text
 
 
