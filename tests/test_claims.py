@@ -4,18 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from deformlib.paper.claims import (
-    CHOICES,
-    COMPARED,
-    UNCHANGED,
-    contrasts,
-    describe_runs,
-    draw_forest,
-    draw_robustness,
-    robustness_gain,
-    warped_accuracy,
-    warped_differences,
-)
+from deformlib.paper.claims import CHOICES, COMPARED, contrasts, describe_runs, draw_forest
+from deformlib.paper.curves import UNCHANGED, draw_robustness, robustness_gain, warped_accuracy, warped_differences
 from deformlib.paper.powered import tost
 from deformlib.paper.study import WARPS
 from deformlib.paper.table2 import COLORS

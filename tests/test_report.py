@@ -10,7 +10,7 @@ from factories import make_large, small_study, warped_record, write_records
 
 from deformlib import __main__
 from deformlib.paper.answer import find_large
-from deformlib.paper.claims import UNCHANGED
+from deformlib.paper.curves import UNCHANGED
 from deformlib.paper.report import (
     info_sheet,
     plan_section,

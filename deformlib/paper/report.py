@@ -34,13 +34,8 @@ from deformlib.paper.answer import (
     read_answer,
     split_rows,
 )
-from deformlib.paper.claims import (
-    describe_runs,
-    draw_robustness,
-    robustness_gain,
-    warped_accuracy,
-    warped_differences,
-)
+from .claims import describe_runs
+from .curves import draw_robustness, robustness_gain, warped_accuracy, warped_differences
 from .powered import FEWER_ERRORS, MARGIN, test_share, tost
 from .small_studies import PARTS, bullets, draw_figures, fill_page, read_studies, runs_of, small_page
 from .study import BOTH, STUDIES

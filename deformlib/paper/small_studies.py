@@ -21,16 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from deformlib.paper.claims import (
-    CHOICES,
-    COMPARED,
-    contrasts,
-    describe_runs,
-    draw_forest,
-    robustness_gain,
-    warped_accuracy,
-    warped_differences,
-)
+from .claims import CHOICES, COMPARED, contrasts, describe_runs, draw_forest
+from .curves import robustness_gain, warped_accuracy, warped_differences
 from .study import STUDIES
 from deformlib.paper.table2 import (
     COLORS,
