@@ -355,7 +355,7 @@ def misfits(said: str) -> list[str]:
 
 @pytest.mark.slow
 def test_installed_packages_fit_together():
-    """What `pip check` can say without a network; known holes are the business of pip-audit (README, More checks)."""
+    """What `pip check` can say without a network; known holes are the business of pip-audit (CONTRIBUTING.md)."""
     pytest.importorskip("pip")
     names = ("torchvision", "PyYAML", "deformlib", "stranger")
     lines = [f"{name} 1 has requirement torch==2, but you have torch 3." for name in names]
