@@ -4,6 +4,7 @@ names.
 
 import ast
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -46,8 +47,9 @@ def test_every_script_has_a_row_and_names_its_versions():
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_needs_nothing_of_ours_and_leaves_nothing(path: Path):
-    """It works in a temporary folder that it removes, and imports other people's software alone."""
+    """It starts by its name, works in a temporary folder that it removes, and imports other people's software alone."""
     text = path.read_text(encoding="utf-8")
+    assert text.startswith("#!") and os.access(path, os.X_OK)
     assert "folder=$(mktemp -d)\ntrap 'rm -rf \"$folder\"' EXIT" in text and "set -eu" in text
     assert "deformlib" not in text
 
