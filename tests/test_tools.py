@@ -82,6 +82,12 @@ def test_forward_mode_is_refused_and_not_wrong():
     assert verdict("func.jvp", "plain") == "same" and verdict("func.jvp", "ours") == "fails"
 
 
+def test_an_onnx_file_is_read_as_it_was_written():
+    """The row of an ordinary convolution in the record, made again: weights lie in the file, not beside it."""
+    row = try_tool("ONNX, opset 19", TOOLS["ONNX, opset 19"], "plain")
+    assert row in read_tools(RECORD)["rows"]
+
+
 def test_the_record_is_whole():
     """A row for each tool and layer, the pinned versions, the text beside it; no tool is wrong about nn.Conv2d."""
     record = read_tools(RECORD)

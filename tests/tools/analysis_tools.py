@@ -120,7 +120,8 @@ def onnx(layer: nn.Module, opset: int, dynamo: bool = True) -> str:
     free = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamo else {"dynamic_axes": {"x": {0: "batch"}}}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.onnx"
-        torch.onnx.export(layer, (images(2),), path, opset_version=opset, dynamo=dynamo, **names, **free)
+        options = {"opset_version": opset, "dynamo": dynamo, "external_data": False}  # one file, read as bytes below
+        torch.onnx.export(layer, (images(2),), path, **options, **names, **free)
         kinds = Counter(node.op_type for node in load(path).graph.node)
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         (output,) = session.run(None, {"x": images(5).numpy()})
