@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from deformlib import training
 from deformlib.augment import AUGMENTATIONS, augment
+from deformlib.convlstm import ConvLSTM
 from deformlib.corpus import Corpus
 from deformlib.dataset import DeviceCorpus, load_batch
 from deformlib.network import VideoNet, preset
@@ -34,7 +35,8 @@ from deformlib.paper.device import (
     step_memory,
     untrained,
 )
-from deformlib.paper.study import METHODS, RECIPES, Experiment, make_split
+from deformlib.paper.methods import BASELINES
+from deformlib.paper.study import METHODS, RECIPES, Experiment, NetworkMethod, make_split, warp
 from deformlib.splits import ORIGINAL
 from deformlib.training import TrainConfig, train_step
 
@@ -50,13 +52,13 @@ ALL = [
 ]
 
 
-def one_step(recipe: str, model: str, kind: torch.dtype) -> None:
+def one_step(recipe: str, net: nn.Module, kind: torch.dtype) -> None:
     """A training step and offsets as in validation; every tensor is on the fake GPU, and no step waits for a number."""
-    net, config = untrained(recipe, model), RECIPES[recipe].network
+    config, last = RECIPES[recipe].network, [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
     seen: dict[str, object] = {}
 
     def look(module: nn.Module, given: tuple, output: Tensor) -> None:
-        seen["linear"] = output.dtype
+        seen.setdefault("kind", output.dtype)  # of the last layer, or of a network that takes its weights alone
 
     def check(optimizer: torch.optim.Optimizer, *words: object) -> None:
         gradients = {name: weight.grad for name, weight in net.named_parameters() if weight.requires_grad}
@@ -65,29 +67,50 @@ def one_step(recipe: str, model: str, kind: torch.dtype) -> None:
 
     with fake_gpu() as reading:
         optimizer, accelerator = start_training(move_to_fake(net), RECIPES[recipe].training), FakeAccelerator(kind)
-        net.linear.register_forward_hook(look)
+        for module in (last, net):
+            module.register_forward_hook(look)
         optimizer.register_step_pre_hook(check)
         shape = (2, config.in_channels, config.length, config.size, config.size)
         part, reading.reads = (torch.rand(shape, device=GPU), torch.zeros(2, dtype=torch.int64, device=GPU)), 0
         sums = train_step(net, optimizer, accelerator, [part], RECIPES[recipe].training)
-        assert sums.device == GPU and reading.reads == 0 and seen["linear"] == kind and seen["steps"] > 0
+        assert sums.device == GPU and reading.reads == 0 and seen["kind"] == kind and seen["steps"] > 0
         net.eval()
         with torch.inference_mode(), accelerator.autocast():
-            fields = net.offset_fields(part[0])
+            fields = net.offset_fields(part[0]) if hasattr(net, "offset_fields") else [net(part[0])]
         assert all(field.device == GPU for field in fields)
 
 
 @pytest.mark.parametrize(("recipe", "model", "kind"), CASES)
 def test_a_training_step_stays_on_the_gpu(recipe: str, model: str, kind: torch.dtype):
     """Without offsets, with them, and with a defect that makes tensors; each precision once. The rest is slow."""
-    one_step(recipe, model, kind)
+    one_step(recipe, untrained(recipe, model), kind)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "model", "kind"), [case for case in ALL if case not in CASES])
 def test_and_that_of_every_model_in_all_recipes_and_precisions(recipe: str, model: str, kind: torch.dtype):
     """The rest of the list."""
-    one_step(recipe, model, kind)
+    one_step(recipe, untrained(recipe, model), kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recipe", ["tiny", "paper"])
+@pytest.mark.parametrize("model", [name for name, one in BASELINES.items() if isinstance(one, NetworkMethod)])
+def test_and_that_of_the_networks_of_table_2(recipe: str, model: str, kind: torch.dtype):
+    """Those that are not VideoNets among them: frames alone, both directions of time, torchvision's R(2+1)D."""
+    one_step(recipe, BASELINES[model].network(Experiment("none", "by_actor", model, 0, recipe), 17), kind)
+
+
+def test_clips_of_different_lengths_and_a_state_stay_on_the_gpu():
+    """A ConvLSTM that goes on from a state, whose clips end at different steps."""
+    layer, lengths = ConvLSTM(2, 4, deform_steps=(1,)), torch.tensor([1, 3])  # lengths are numbers that are read
+    with fake_gpu():
+        move_to_fake(layer)
+        x = torch.rand(2, 2, 3, 8, 8, device=GPU)
+        hidden, state = layer(x, lengths=lengths)
+        hidden, state = layer(x, state, lengths)
+        assert {tensor.device for tensor in (hidden, *state)} == {GPU}
 
 
 class Stray(nn.Module):
@@ -178,6 +201,17 @@ def test_batches_and_all_augmentations_are_made_on_the_gpu(corpus: Corpus, store
             clips + load_batch(corpus, pairs, 8)[0]
     clips = augment(torch.zeros(1, 1, 2, 8, 8), [0])
     assert type(clips) is Tensor and not clips.any()  # nothing fake is kept
+
+
+def test_an_evaluation_stays_on_the_gpu(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    """Also of warped clips, as in studies of robustness; nothing is read but the answers, once a batch."""
+    monkeypatch.setattr(training, "prefetch", map)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    net, pairs = untrained("tiny", "deformable", 3), np.array([[0, ORIGINAL], [1, 0], [2, 70], [3, 100]])
+    with fake_gpu() as reading:
+        answers = training.evaluate(move_to_fake(net), corpus, pairs, batch=2, change=partial(warp, rotate=15.0))
+        assert reading.reads == 2
+    assert answers.shape == (4, 3) and (answers == 1).all()  # what is read from a fake tensor
 
 
 @pytest.fixture
