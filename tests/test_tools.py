@@ -98,3 +98,10 @@ def test_the_record_is_whole():
     assert {name: record["versions"][name] for name in pinned if name in record["versions"]}.items() <= pinned.items()
     assert all(rows[tool, "plain"]["verdict"][:4] in ("1.00", "1.01", "same") for tool in TOOLS)
     assert describe_tools(record["rows"]) in RECORD.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_the_record_says_where_relevance_is_not_kept():
+    """Captum's LRP of a layer with a branch inside gives numbers that are not the logit's; integrated gradients are."""
+    rows = {(row["tool"], row["layer"]): row["verdict"] for row in read_tools(RECORD)["rows"]}
+    assert rows["captum LRP", "ours"].startswith("off by") and rows["captum IntegratedGradients", "ours"] == "same"
+    assert rows["captum LRP", "torchvision"] == "fails"
