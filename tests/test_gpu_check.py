@@ -14,7 +14,9 @@ from deformlib.paper.gpu_check import (
     PARTS,
     SMALL,
     check,
+    check_step,
     describe_check,
+    failures,
     naive_network,
     protocol_minutes,
     rounded,
@@ -53,15 +55,15 @@ def test_the_whole_path_in_small_on_a_cpu(tmp_path: Path, capsys: pytest.Capture
     assert [row["input"][1] for row in parts["operator"]] == list(SMALL.channels)
     assert all(row["difference"] < 1e-5 and row["both_ms"] > 0 for row in parts["operator"])
     assert [row["batch"] for row in parts["step"]] == [4, 4, 2, 4] and parts["step"][0]["times_better"] == 1
+    assert parts["step"][3]["first_step_seconds"] > 0 and failures(record) == []
     memory = parts["memory"]
     assert abs(memory["counted_gb"] / memory["measured_gb"] - 1) < 0.1 and memory["batch_found"] == 4
     run = parts["run"]
     assert 1 <= run["went_on_from"] < run["steps"] == 4 and [row["epoch"] for row in run["history"]] == [1, 2]
     assert all(len(row["offsets"]) == 3 for row in run["history"])
-    assert (
-        describe_check(record) == path.with_suffix(".md").read_text()
-        and describe_check(record) in capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert describe_check(record) == path.with_suffix(".md").read_text() and describe_check(record) in said
+    assert "check-cpu-small.json and .md are written" in said and "pull request" not in said
 
 
 @without_gpu
@@ -71,11 +73,37 @@ def test_a_part_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path, monk
     def fails(device: torch.device, size: gpu_check.Size) -> list:
         raise torch.OutOfMemoryError("no room\nand much more")
 
-    monkeypatch.setattr(gpu_check, "PARTS", {"first": fails, "second": lambda device, size: {"ms": 1 / 3}})
+    def surprises(device: torch.device, size: gpu_check.Size) -> list:
+        raise AssertionError("of a library")
+
+    parts = {"first": fails, "second": surprises, "third": lambda device, size: {"ms": 1 / 3}}
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
     record = check(tmp_path, "cpu", small=True)
-    assert record["parts"] == {"first": {"failed": "OutOfMemoryError: no room"}, "second": {"ms": 0.3333}}
+    assert failures(record) == ["OutOfMemoryError: no room", "AssertionError: of a library"]
+    assert record["parts"]["first"] == {"failed": "OutOfMemoryError: no room"}
+    assert record["parts"]["third"] == {"ms": 0.3333}
     assert "no room" in (tmp_path / "check-cpu-small.md").read_text()
     assert code_of("gpu-check", tmp_path, "--device", "cpu", "--small") == 1
+
+
+def test_a_card_that_the_compiler_does_not_know(monkeypatch: pytest.MonkeyPatch):
+    """The other steps keep their times; the row of the compiled one says what was refused, and counts as a failure."""
+
+    def refuses(device: torch.device, size: gpu_check.Size) -> dict:
+        raise RuntimeError("this card is too old\nfor the compiler")
+
+    monkeypatch.setattr(gpu_check, "compiled_step", refuses)
+    *others, compiled = check_step(torch.device("cpu"), SMALL)
+    assert len(others) == 3 and all(row["ms"] > 0 for row in others)
+    assert compiled == {"network": "ours, compiled", "in": "no", "batch": 4} | {
+        "failed": "RuntimeError: this card is too old"
+    }
+    assert failures({"parts": {"step": [*others, compiled]}}) == [compiled["failed"]]
+
+
+def test_what_may_break_the_card_comes_last():
+    """A batch that is too large for a kernel can leave a process without its GPU."""
+    assert list(PARTS)[-1] == "memory" and set(PARTS) == {"operator", "step", "run", "memory"}
 
 
 def test_the_batch_is_found_downwards(monkeypatch: pytest.MonkeyPatch):

@@ -361,15 +361,16 @@ def gpu_check(
 
         print(write_memory(folder))
         return
-    from .gpu_check import GpuCheckError, check, describe_check
+    from .gpu_check import GpuCheckError, check, describe_check, failures
 
     try:
         record = check(folder, device, small)
     except GpuCheckError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
-    print(f"\n{describe_check(record)}\nthe record is {folder / record['name']}.json: send it as a pull request")
-    if any("failed" in found for found in record["parts"].values()):
+    files = f"{folder / record['name']}.json and .md"
+    print(f"\n{describe_check(record)}\n{files} are written{': send them as a pull request' if record['gpu'] else ''}")
+    if failures(record):
         raise typer.Exit(1)
 
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FULL', 'SMALL', 'TYPES', 'EPOCHS', 'TRAIN', 'VALIDATION', 'PARTS', 'GpuCheckError', 'Size', 'milliseconds',
-           'check_operator', 'NaiveConvLSTM', 'naive_network', 'protocol_minutes', 'check_step', 'measured_memory',
-           'check_memory', 'check_run', 'gpu_facts', 'rounded', 'describe_check', 'check']
+           'check_operator', 'NaiveConvLSTM', 'naive_network', 'protocol_minutes', 'in_one_line', 'compiled_step',
+           'check_step', 'measured_memory', 'check_memory', 'check_run', 'gpu_facts', 'rounded', 'failures',
+           'describe_check', 'check']
 
 # %% ../../notebooks/workshop/gpu_check.ipynb #02105769
 import datetime
@@ -159,31 +160,43 @@ def _stepper(net: nn.Module, recipe: str, batch: int, compiled: bool = False) ->
     part = torch.rand(shape, device=accelerator.device), torch.arange(batch, device=accelerator.device) % config.classes
     return lambda: train_step(model, optimizer, accelerator, [part], training)
 
+# %% ../../notebooks/workshop/gpu_check.ipynb #5c1e07d2
+def in_one_line(error: Exception) -> str:
+    """An error as records have it."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+
+
+def compiled_step(device: torch.device, size: Size) -> dict[str, float]:
+    """Milliseconds of our step, compiled, and seconds of the first one, most of which the compiler takes."""
+    step = _stepper(VideoNet(RECIPES[size.recipe].network), size.recipe, size.batch, compiled=True)
+    begun = time.perf_counter()
+    with torch.compiler.set_stance("force_eager") if size is SMALL else nullcontext():  # compiling takes minutes
+        step()
+        first = time.perf_counter() - begun
+        return milliseconds({"ms": step}, device, size.repeats) | {"first_step_seconds": first}
+
 # %% ../../notebooks/workshop/gpu_check.ipynb #419f101e
 def check_step(device: torch.device, size: Size) -> list[dict]:
-    """Milliseconds of a training step: the usual network, ours, and ours compiled; one row each."""
+    """A training step of the usual network, of ours, and of ours compiled, or what the compiler said; one row each."""
     config, rows = RECIPES[size.recipe].network, []
     networks = {"usual": naive_network(config), "ours": VideoNet(config), "ours, two clips": VideoNet(config)}
     batches = dict.fromkeys(networks, size.batch) | {"ours, two clips": 2}
     steps = {name: _stepper(net, size.recipe, batches[name]) for name, net in networks.items()}
     times = milliseconds(steps, device, size.repeats)
-    compiled = _stepper(VideoNet(config), size.recipe, size.batch, compiled=True)
-    begun = time.perf_counter()
-    with torch.compiler.set_stance("force_eager") if size is SMALL else nullcontext():  # compiling takes minutes
-        compiled()
-        first = time.perf_counter() - begun
-        times |= milliseconds({"ours, compiled": compiled}, device, size.repeats)
-    for name, time_ms in times.items():
+    found: dict[str, dict] = {name: {"ms": time_ms} for name, time_ms in times.items()}
+    try:
+        found["ours, compiled"] = compiled_step(device, size)
+    except Exception as error:  # no compiler is there, or it does not know the card
+        found["ours, compiled"] = {"failed": in_one_line(error)}
+    for name, row in found.items():
         batch = batches.get(name, size.batch)
-        row = {"network": name, "in": precision(), "batch": batch, "ms": time_ms}
-        row |= {
-            "clips_per_second": 1e3 * batch / time_ms,
-            "times_better": times["usual"] / time_ms * batch / size.batch,
-        }
-        if size is FULL:  # the paper's network
-            row["protocol_minutes"] = protocol_minutes(time_ms / 1e3, batch)
+        row = {"network": name, "in": precision(), "batch": batch} | row
+        if "ms" in row:
+            row["clips_per_second"] = 1e3 * batch / row["ms"]
+            row["times_better"] = times["usual"] / row["ms"] * batch / size.batch
+        if "ms" in row and size is FULL:  # the paper's network
+            row["protocol_minutes"] = protocol_minutes(row["ms"] / 1e3, batch)
         rows.append(row)
-    rows[-1]["first_step_seconds"] = first
     return rows
 
 # %% ../../notebooks/workshop/gpu_check.ipynb #6a55ff49
@@ -266,8 +279,8 @@ def check_run(device: torch.device, size: Size) -> dict:
 PARTS: dict[str, Callable[[torch.device, Size], Any]] = {
     "operator": check_operator,
     "step": check_step,
-    "memory": check_memory,
     "run": check_run,
+    "memory": check_memory,  # the last: after an illegal access to memory nothing else would run
 }
 
 
@@ -289,6 +302,12 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) and math.isfinite(value) else value
 
 # %% ../../notebooks/workshop/gpu_check.ipynb #207328bc
+def failures(record: dict) -> list[str]:
+    """What failed in a check, parts and rows, each in one line."""
+    rows = [row for found in record["parts"].values() for row in (found if isinstance(found, list) else [found])]
+    return [row["failed"] for row in rows if "failed" in row]
+
+
 def describe_check(record: dict) -> str:
     """The record as Markdown."""
     gpu, said = record["gpu"], []
@@ -328,8 +347,8 @@ def check(folder: Path, device: str = "cuda", small: bool = False) -> dict:
         begun = time.perf_counter()
         try:
             found = measure(place, size)
-        except (RuntimeError, NotImplementedError) as error:
-            found = {"failed": f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"}
+        except Exception as error:  # whatever it is, the other parts are worth having
+            found = {"failed": in_one_line(error)}
         record["parts"][part] = rounded(found)
         say(f"{part}: {time.perf_counter() - begun:.0f} s")
         for ending, text in ((".json", json.dumps(record, indent=1) + "\n"), (".md", describe_check(record))):
