@@ -28,9 +28,9 @@ SOURCES = [
 ]
 cells = [nbformat.v4.new_code_cell(source) for source in SOURCES]
 notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-NotebookClient(notebook, kernel_name="python3").execute()
+NotebookClient(notebook, kernel_name="python3", timeout=300).execute()  # not for ever
 nbformat.write(notebook, "widget.ipynb")
-run = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "-p", "no:cacheprovider", "widget.ipynb"]
+run = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", "-q", "-p", "no:cacheprovider", "widget.ipynb"]
 told = re.sub(r"\x1b\[\d+m", "", subprocess.run(run, capture_output=True, text=True).stdout)
 print(", ".join(f"{name} {version(name)}" for name in ("nbval", "nbclient", "ipywidgets")))
 print("nbclient:", notebook.cells[2].outputs[0].text.strip())
