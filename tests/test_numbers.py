@@ -57,7 +57,7 @@ def test_the_nearest_neighbour_is_one_number():
     for name, share in shares.items():
         assert f"| {name} | {share:.1f} |" in table
     everything, others, _ = shares.values()
-    assert f"{everything:.0f} % without learning anything" in printed(START)
+    assert f"{everything:.0f} % by memorising alone" in printed(START)
     assert f"{others:.0f} % if augmented copies" in printed(START)
 
 
