@@ -5,11 +5,12 @@ and where records and plan differ."""
 
 # %% auto #0
 __all__ = ['FIRST', 'SECOND', 'WIDE', 'CONTROL_SEEDS', 'find_large', 'all_large', 'Answer', 'compared', 'read_answer',
-           'missing_text', 'answer_sentence', 'detectable', 'one_sided', 'margin_sentence', 'against', 'span',
-           'cause_sentence', 'network_table', 'margin_table', 'comparison_table', 'split_rows', 'deviations',
-           'draw_answer', 'describe_figure']
+           'missing_text', 'answer_sentence', 'detectable', 'one_sided', 'margin_sentence', 'choice_sentence',
+           'against', 'span', 'cause_sentence', 'network_table', 'margin_table', 'comparison_table', 'split_rows',
+           'deviations', 'draw_answer', 'describe_figure']
 
 # %% ../../notebooks/workshop/answer.ipynb #3b6510b7
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,7 +133,7 @@ def answer_sentence(answer: Answer) -> str:
     if answer.row is None:
         return f"Not run yet: {state}."
     look = " The first ten left the interval wider than the plan allows." if answer.seeds > FIRST else ""
-    return f"Not decided yet: {state}.{look} So far, deciding nothing: {told}"
+    return f"Not decided yet: {state}.{look} So far, deciding nothing: {told[0].lower()}{told[1:]}"
 
 # %% ../../notebooks/workshop/answer.ipynb #c83c32ce
 def detectable(found: Equivalence) -> float:
@@ -168,6 +169,19 @@ def margin_sentence(answer: Answer) -> str:
         f"{row['share margin']:.1f} points here; a difference of that size or more is {ruled}."
     )
 
+# %% ../../notebooks/workshop/answer.ipynb #7d3a91c4
+def choice_sentence(answer: Answer) -> str:
+    """How a recipe that was chosen with plain networks only leans; empty before all runs are there."""
+    if not answer.decided or answer.found is None:
+        return ""
+    leans = {
+        "better": "the gain is found in spite of it",
+        "worse": "a part of the loss may come from it",
+        "equivalent": "this makes better harder to reach, and equivalent easier",
+        "undecided": "this makes better harder to reach",
+    }[answer.found.verdict]
+    return f"The recipe was chosen with plain networks only, so it may suit the deformable one less: {leans}."
+
 # %% ../../notebooks/workshop/answer.ipynb #185aaa49
 def against(records: list[dict], model: str, base: str) -> pd.Series | None:
     """The row of `equivalence_table` for `model` less `base` by actor; None with fewer than two seeds of both."""
@@ -192,19 +206,28 @@ def cause_sentence(answer: Answer, records: list[dict]) -> str:
     if answer.found is not None and answer.found.verdict == "better":
         asked = {model: against(records, "deformable", model) for model in ("matched_plain", "frozen_offsets")}
         rows = {titles()[model]: row for model, row in asked.items() if row is not None}
-        if len(rows) < len(asked):
-            return "The controls are not run yet, so the gain is not put down to deformation."
+        if len(rows) < len(asked) or min(row["seeds"] for row in rows.values()) < CONTROL_SEEDS:
+            return "The controls are not run yet, or not all of them, so the gain is not put down to deformation."
         told = ", ".join(f"{title} {span(row)}" for title, row in rows.items())
         gained = all(row["difference"] > row["ci95"] for row in rows.values())
         verdict = "do not gain as much" if gained else "may gain as much, so the gain is not put down to deformation"
         return f"The controls {verdict}: deformable less {told} points."
     row = against(records, "offsets_zeroed_at_test", "deformable")
     if row is None:
-        return "The controls are not run yet, so whether the study can see an effect of offsets at all is open."
+        return (
+            "The control whose offsets are set to zero at the test is not run yet, so whether the study can see an "
+            "effect of offsets at all is open."
+        )
     cost = f"offsets set to zero at the test change accuracy by {span(row)} points"
+    if row["seeds"] < CONTROL_SEEDS:
+        return (
+            f"Whether the study can see an effect of offsets at all is open: {row['seeds']} of {CONTROL_SEEDS} seeds "
+            f"of that control are there; so far, deciding nothing, {cost}."
+        )
     if row["difference"] + row["ci95"] < -MARGIN:
         return f"The study can see an effect of offsets: {cost}."
-    return f"That the study can see an effect of offsets is not shown: {cost}, not surely more than {MARGIN:.2f} lost."
+    size = "a loss, but not surely one of" if row["difference"] < -row["ci95"] else "not surely a loss of"
+    return f"That the study can see an effect of offsets is not shown: {cost}, {size} more than {MARGIN:.2f}."
 
 # %% ../../notebooks/workshop/answer.ipynb #b3550797
 def network_table(answer: Answer, records: list[dict]) -> pd.DataFrame:
@@ -274,6 +297,9 @@ def deviations(records: list[dict], folder: str | Path = "results") -> list[str]
         ],
         "made from changed, uncommitted files": [r for r in records if (r["commit"] or "none").endswith("+changes")],
     }
+    commits = Counter(name[:8] for r in records if not (name := r["commit"] or "none").endswith("+changes"))
+    if len(commits) > 1:
+        told.append(f"runs of different commits: {', '.join(f'{name} ({n})' for name, n in sorted(commits.items()))}.")
     told += [f"{what}: {len(found)} runs ({found[0]['name']} first)." for what, found in checks.items() if found]
     seeds = read_answer(records).seeds
     extra = [r for r in compared(records, 10**9) if r["experiment"]["seed"] >= seeds]

@@ -33,6 +33,7 @@ from deformlib.paper.answer import (
     all_large,
     answer_sentence,
     cause_sentence,
+    choice_sentence,
     compared,
     find_large,
     margin_sentence,
@@ -79,7 +80,8 @@ def answer() -> str:
     found = read_answer(records)
     if found.row is None:
         return f"Its runs are not there yet ({len(found.pairs)} of {found.seeds} pairs), so it has no answer so far.\n"
-    told = [f"**{answer_sentence(found)}**", margin_sentence(found), cause_sentence(found, records)]
+    told = [f"**{answer_sentence(found)}**", margin_sentence(found), choice_sentence(found)]
+    told.append(cause_sentence(found, records))
     ran = compared(records, found.seeds)
     of = f" ({ran[0]['corpus']['videos']:,} clips; {describe_runs(ran)}.)" if ran else ""
     return " ".join(filter(None, told)) + of + "\n"
@@ -108,10 +110,10 @@ def results() -> str:
     means, halves, (copied, _, unseen, *_) = np.transpose(seen)
     table = pd.DataFrame(rows)[columns].to_markdown(index=False, disable_numparse=True)
     return (
-        f"{table}\n\nRead it from line to line: on procedural clips the same plain network has {copied:.0f} % right by "
-        f"copy and {unseen:.0f} % on people it never saw. From left to right, {(abs(means) > halves).sum()} of "
-        f"{len(rows)} differences between the networks are shown: intervals reach {halves.min():.0f} to "
-        f"{halves.max():.0f} points to either side.\n"
+        f"{table}\n\nRead it from line to line: on procedural clips the same kind of network, plain, has {copied:.0f} "
+        f"% right by copy and {unseen:.0f} % on people it never saw. From left to right, "
+        f"{(abs(means) > halves).sum() or 'none'} of the {len(rows)} intervals of the difference leaves out zero: they "
+        f"reach {halves.min():.0f} to {halves.max():.0f} points to either side.\n"
     )
 
 
