@@ -132,9 +132,20 @@ def test_a_loss_that_may_be_small_is_told_as_a_loss():
     records = runs(MANY["equivalent"])
     answer = read_answer(records)
     lost = [make_large("offsets_zeroed_at_test", n, 950 + 10 * (n % 3) - 35) for n in range(5)]
-    assert "a loss, but not surely one of more than 2.42" in cause_sentence(answer, records + lost)
+    told = cause_sentence(answer, records + lost)
+    assert told.startswith("The trained networks use their offsets: ") and "is not shown; the mean is" in told
     none = cause_sentence(answer, records + controls(offsets_zeroed_at_test=0))
-    assert "not surely a loss of more than 2.42" in none
+    assert "not surely more than 2.42 lost" in none and "trained anew" not in none
+
+
+def test_networks_that_were_trained_anew_are_told():
+    """The last loss of one zeroed network differs from that of its deformable one by little."""
+    records = runs(MANY["equivalent"]) + controls(offsets_zeroed_at_test=0)
+    assert not paper.trained_anew(records, "offsets_zeroed_at_test", "deformable")
+    last = records[-1]["history"][-1]
+    records[-1]["history"] = [last | {"loss": last.get("loss", 0.0) + 1e-9}]
+    assert paper.trained_anew(records, "offsets_zeroed_at_test", "deformable")
+    assert "trained anew" in cause_sentence(read_answer(records), records)
 
 
 @pytest.mark.parametrize("verdict", MANY)
