@@ -133,7 +133,7 @@ def test_a_loss_that_may_be_small_is_told_as_a_loss():
     answer = read_answer(records)
     lost = [make_large("offsets_zeroed_at_test", n, 950 + 10 * (n % 3) - 35) for n in range(5)]
     told = cause_sentence(answer, records + lost)
-    assert told.startswith("The trained networks use their offsets: ") and "is not shown; the mean is" in told
+    assert told.startswith("The trained networks use their offsets: ") and "is not shown: the mean is" in told
     none = cause_sentence(answer, records + controls(offsets_zeroed_at_test=0))
     assert "not surely more than 2.42 lost" in none and "trained anew" not in none
 

@@ -236,7 +236,7 @@ def cause_sentence(answer: Answer, records: list[dict]) -> str:
     if row["difference"] + row["ci95"] < -MARGIN:
         return f"The study can see an effect of offsets: {cost}."
     if row["difference"] < -row["ci95"]:
-        mean = "; the mean is, the interval reaches to less" if row["difference"] < -MARGIN else ""
+        mean = ": the mean is, but its interval reaches to smaller losses" if row["difference"] < -MARGIN else ""
         return (
             f"The trained networks use their offsets: {cost}. That this loss is more than {MARGIN:.2f} points, which "
             f"the plan asks for before the study counts as able to see an effect of offsets, is not shown{mean}."
