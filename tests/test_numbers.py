@@ -49,6 +49,9 @@ def test_the_floor_on_a_gpu_is_one_number():
     assert f"{minutes} by arithmetic with direct convolutions" in prose(training)
     for page in (printed(gpu), prose(gpu), prose(training)):
         assert not re.search(r"at least [\d.,]+ minutes|likely", page), "a floor is one of a way of computing"
+    steps = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["step"]
+    (ours,) = (row for row in steps if (row["network"], row["dtype"], row["where"]) == ("ours", "float32", "cpu"))
+    assert f"2 CPU cores, from measured steps: {ours['protocol_minutes']:.1f} minutes" in printed(gpu)
     assert not re.search(r"FLOP/s measured", printed(gpu)), "no record here holds a rate of a GPU"
 
 
