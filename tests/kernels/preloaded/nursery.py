@@ -12,9 +12,11 @@ import threading
 from contextlib import suppress
 from importlib import import_module
 
-LIBRARIES = ("torch", "torchvision", "matplotlib.pyplot", "pandas", "cv2", "av", "sklearn.svm", "scipy.stats")
-LIBRARIES += ("pydantic", "ipywidgets", "anywidget", "matplotlib_inline.backend_inline", "ipykernel.kernelapp")
-LIBRARIES += ("accelerate", "safetensors.torch", "imageio.v3", "sklearn.ensemble", "sklearn.datasets", "jinja2")
+LIBRARIES = ("sklearn.svm", "sklearn.ensemble", "sklearn.datasets", "scipy.stats", "matplotlib.pyplot", "pandas", "cv2")
+LIBRARIES += ("av", "imageio.v3", "jinja2", "pydantic", "ipywidgets", "anywidget", "ipykernel.kernelapp")
+LIBRARIES += ("matplotlib_inline.backend_inline",)
+# Last, since the tests of the code begin with it at the same time: what one process has compiled the other reads.
+LIBRARIES += ("torch", "torchvision", "accelerate", "safetensors.torch")
 LIBRARIES += ("torch._dynamo",)  # with SymPy; every kernel that makes an optimiser would import it, as long as torch
 
 
