@@ -18,7 +18,7 @@ help:
 	@echo "make media       25 codecs in 15 containers, interlaced, turned, damaged: every frame against FFmpeg's own program (results/benchmarks/media.md)"
 	@echo "make gallery     draw the pictures of README.md again (results/gallery) and write its answer and results table"
 	@echo "make test        check the style (make lint), run all tests and check every notebook's stored outputs"
-	@echo "make lint        ruff (rules and format) and mypy"
+	@echo "make lint        ruff (rules and format) and pyrefly (types)"
 	@echo "make sync        write the library from the notebooks, and say whether anything had drifted"
 	@echo "make edit NB=05  a notebook as a text file, to be changed in any editor; the same again takes the changes over"
 	@echo "make notebooks   run all notebooks in place and write the library from them (NB=05, NB=records: only that one; MINUTES=1: keep how long each took)"
@@ -65,7 +65,7 @@ test-pages: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pyrefly check --min-severity error --python-interpreter-path $(BIN)/python
 
 sync: $(READY)
 	@$(BIN)/python tests/tools/sync.py

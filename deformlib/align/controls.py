@@ -142,7 +142,12 @@ def run_coarse(
         pairs, train = known_pairs(people), {"corpus": 0, "actors": list(TRAIN_ACTORS), "clips": len(films)}
         others = {"copy": measure(pairs, pairs.a), "coarse": measure(pairs, coarse(pairs.b))}
         others["dis"] = measure_coarse_dis(pairs)
-        data = {"source": "procedural body videos, not GEMEP", "clothes": "checks", "size": SIZE, "train": train}
+        data: dict[str, Any] = {
+            "source": "procedural body videos, not GEMEP",
+            "clothes": "checks",
+            "size": SIZE,
+            "train": train,
+        }
         data["measured"] = {"people": people, "pairs": len(pairs)}
     for seed, path in left.items():
         torch.manual_seed(seed)

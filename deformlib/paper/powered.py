@@ -72,7 +72,7 @@ def tost(differences: Sequence[float] | np.ndarray, margin: float = MARGIN, test
 def test_share(records: list[dict], split: str = "by_actor") -> float:
     """Of all clips those that test under a split, over its runs; a fifth by copy, and without a record."""
     found = [(r["split"]["val"], r["corpus"]["videos"]) for r in records if r["split"]["name"] == split]
-    tested, clips = map(sum, zip(*found, strict=True)) if found else (1, 5)
+    tested, clips = (sum(each) for each in zip(*found, strict=True)) if found else (1, 5)
     return 0.2 if split == "by_copy" else tested / clips
 
 
