@@ -1,11 +1,14 @@
 """The course as web pages: whole, linked, and without a network."""
 
+import html
 import os
 import re
 import shutil
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
+import build_site
 import course
 import pytest
 from build_site import EXPLORER, FOLLOW, FRONT, ROOT, SiteError, build, formula
@@ -32,11 +35,21 @@ class Page(HTMLParser):
         self.unfolded |= tag == "details" and "open" in given
 
 
+@cache
+def read(path: Path) -> Page:
+    """The page of a file that no longer changes."""
+    return Page(path)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole site but for the explorers, which have tests of their own."""
+    """The whole site but for the explorers, which have tests of their own; its code has no colours, which take as long
+    as all the rest: test_code_is_coloured looks at them on one page.
+    """
     folder = tmp_path_factory.mktemp("web") / "a site"
-    build(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_site, "highlight", lambda code, *words: f"<pre>{html.escape(code)}</pre>")
+        build(folder)
     for name in (EXPLORER, FOLLOW):
         (folder / name).write_text("<h1>An explorer</h1>")
     return folder
@@ -44,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_link_leads_somewhere_and_nothing_is_fetched(site: Path):
     """Relative links end at a file; pictures and styles lie in it; other sites are links for people only."""
-    pages = {path: Page(path) for path in site.rglob("*.html")}
+    pages = {path: read(path) for path in site.rglob("*.html")}
     for path, page in pages.items():
         for link in page.links + page.loads:
             if link.startswith("data:") or link.startswith("http") and link not in page.loads:
@@ -59,7 +72,7 @@ def test_every_link_leads_somewhere_and_nothing_is_fetched(site: Path):
 
 def test_every_chapter_is_there_with_its_answers_and_pictures(site: Path):
     for book in books():
-        page = Page((site / book.relative_to(ROOT)).with_suffix(".html"))
+        page = read((site / book.relative_to(ROOT)).with_suffix(".html"))
         if exercises(book):
             assert os.path.relpath(answers_of(book).with_suffix(".html"), book.parent) in page.links
         inside = sum(load.startswith("data:image/png") for load in page.loads)
@@ -97,7 +110,7 @@ def test_beside_each_page_stands_the_list_of_chapters(site: Path):
     """All of them on every page, its own marked; the workshop is folded but on its own pages."""
     listed = [path.relative_to(ROOT).with_suffix(".html").as_posix() for path in books()]
     for path in [site / name for name in (FRONT, "README.html", *listed)]:
-        page = Page(path)
+        page = read(path)
         links = {
             os.path.normpath(path.parent.joinpath(link).relative_to(site)) for link in page.links if ":" not in link
         }
@@ -130,6 +143,15 @@ def test_formulas_are_pictures_named_by_their_tex(site: Path):
     assert "$" not in shown and "\\tanh" not in shown
     with pytest.raises(SiteError, match="simpler TeX"):
         formula(r"\begin{cases} 1 \end{cases}")
+
+
+def test_code_is_coloured():
+    """Word by word, and the style sheet has the colours."""
+    text = build_site.notebook(ROOT / "notebooks" / "02_frame_sampling.ipynb")
+    kinds = set(re.findall(r'<span class="(\w+)">', text))
+    assert '<div class="highlight"><pre>' in text and {"kn", "nn", "n", "s2", "mi"} <= kinds
+    style = build_site.FORMATTER.get_style_defs(".highlight")
+    assert all(f".highlight .{kind} " in style for kind in ("kn", "s2", "mi"))
 
 
 def test_a_broken_link_is_named_with_its_page(tmp_path: Path):

@@ -105,6 +105,9 @@ PAGE = """\
 """
 
 
+FORMATTER = HtmlFormatter()
+
+
 class SiteError(ValueError):
     """What keeps a page from being made; the message names the page and the remedy."""
 
@@ -179,7 +182,7 @@ def notebook(path: Path) -> str:
         elif cell.cell_type == "code":
             words = re.match(r"\*Figure: (.+?)\*(?:\s|$)", following["source"], re.DOTALL)
             outputs = [shown(output, words[1] if words else "") for output in cell.outputs]
-            code = highlight(cell.source, PythonLexer(), HtmlFormatter())
+            code = highlight(cell.source, PythonLexer(), FORMATTER)
             folded = cell.metadata.get("jupyter", {}).get("source_hidden")
             parts.append(f"<details><summary>imports</summary>{code}</details>" if folded else code)
             parts.append(f'<div class="output">{"".join(outputs)}</div>' if outputs else "")
@@ -257,7 +260,7 @@ def build(site: Path, root: Path = ROOT) -> list[Path]:
     Raises SiteError for a link to what does not exist, a formula that cannot be drawn, and a README without a film.
     """
     site.mkdir(parents=True, exist_ok=True)
-    (site / "style.css").write_text(STYLE + HtmlFormatter().get_style_defs(".highlight"), encoding="utf-8")
+    (site / "style.css").write_text(STYLE + FORMATTER.get_style_defs(".highlight"), encoding="utf-8")
     root = root.resolve()
     waiting, made = [root / FRONT, root / "README.md"], {}
     while waiting:
