@@ -1,7 +1,9 @@
 """What several test modules share: a tiny corpus, three emotions by ten actors, made once; and a browser."""
 
+import io
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,28 @@ def videos(shared: Path) -> Path:
 def corpus(videos: Path, shared: Path) -> Corpus:
     """The same, decoded at 32 pixels."""
     return Corpus(videos, size=32, cache=shared / "cache")
+
+
+@pytest.fixture(scope="session")
+def reproduced(videos: Path, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder as `reproduce` leaves it, with one tiny run of each kind, and what it said (said.txt).
+
+    Its records and weights are also those of a study of one seed, for test_study.py.
+    """
+    from deformlib.paper.commands import main  # it imports PyTorch
+
+    folder = tmp_path_factory.mktemp("home") / "results" / "try"
+    folder.mkdir(parents=True)
+    words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "1", "--workers", "1"]
+    said, kept = io.StringIO(), sys.stdout
+    sys.stdout = said
+    try:
+        code = main([*words, "--results", str(folder), "--cache", str(corpus.cache)])
+    finally:
+        sys.stdout = kept
+    assert code == 0
+    (folder / "said.txt").write_text(said.getvalue(), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="module")

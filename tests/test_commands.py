@@ -39,23 +39,6 @@ VERBS = (
 )
 
 
-@pytest.fixture(scope="module")
-def reproduced(videos: Path, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder as `reproduce` leaves it, with one tiny run of each kind, and what it said (said.txt)."""
-    folder = tmp_path_factory.mktemp("home") / "results" / "try"
-    folder.mkdir(parents=True)
-    words = ["reproduce", "--corpus", str(videos), "--recipe", "tiny", "--seeds", "1", "--workers", "1"]
-    said, kept = io.StringIO(), sys.stdout
-    sys.stdout = said
-    try:
-        code = main([*words, "--results", str(folder), "--cache", str(corpus.cache)])
-    finally:
-        sys.stdout = kept
-    assert code == 0
-    (folder / "said.txt").write_text(said.getvalue(), encoding="utf-8")
-    return folder
-
-
 def said_by(capsys: pytest.CaptureFixture, *words: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     capsys.readouterr()

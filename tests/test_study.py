@@ -137,10 +137,11 @@ class NoTensors(TorchDispatchMode):
 
 
 @pytest.fixture(scope="module")
-def finished(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a whole tiny study of one seed: four runs."""
     folder = tmp_path_factory.mktemp("results")
-    run(CLASSROOM.experiments(corpus, seeds=(0,), recipe="tiny"), folder, corpus.cache)
+    for path in reproduced.glob("tiny-*"):
+        shutil.copy(path, folder)
     return folder
 
 
