@@ -4,6 +4,9 @@ CORPUS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Bytecode is left to those who import: most modules of the packages never are.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 
 NB ?=
 MINUTES ?=
@@ -35,7 +38,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, this is %d.%d: call make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) -e ".[dev]"
 	@touch $(READY)
 
 reproduce: $(READY)
@@ -77,7 +80,7 @@ slow: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p no:nbval -o addopts="-q" -m slow tests
 
 browser: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
+	$(PIP) -e ".[dev,browser]"
 	$(BIN)/python -m pytest -p no:nbval -o addopts="" -rs tests/browser
 
 stress: $(READY)
