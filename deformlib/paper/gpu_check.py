@@ -188,9 +188,9 @@ def check_step(device: torch.device, size: Size) -> list[dict]:
         found["ours, compiled"] = compiled_step(device, size)
     except Exception as error:  # no compiler is there, or it does not know the card
         found["ours, compiled"] = {"failed": in_one_line(error)}
-    for name, row in found.items():
+    for name, measured in found.items():
         batch = batches.get(name, size.batch)
-        row = {"network": name, "in": precision(), "batch": batch} | row
+        row: dict[str, Any] = {"network": name, "in": precision(), "batch": batch, **measured}
         if "ms" in row:
             row["clips_per_second"] = 1e3 * batch / row["ms"]
             row["times_better"] = times["usual"] / row["ms"] * batch / size.batch
