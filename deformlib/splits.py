@@ -39,7 +39,8 @@ class Split:
     def __post_init__(self) -> None:
         if not len(self.train) or not len(self.val):
             raise SplitError(f"{self.name} leaves nothing to train on, or nothing to validate on: add clips.")
-        if shared := set(map(tuple, self.train.tolist())) & set(map(tuple, self.val.tolist())):
+        near = self.train[np.isin(self.train[:, 0], self.val[:, 0])]  # of clips that are on both sides
+        if shared := set(map(tuple, near.tolist())) & set(map(tuple, self.val.tolist())):
             raise SplitError(f"{self.name} has (clip, copy) {min(shared)} on both sides: take it from one.")
 
     def copies_in_training(self) -> np.ndarray:
@@ -49,7 +50,7 @@ class Split:
 
     def check_separate(self, groups: Sequence[Any]) -> None:
         """Raise `SplitError` if a group of clips (an actor, a room) is on both sides; `groups` has a value a clip."""
-        train, val = ({groups[clip] for clip in side[:, 0]} for side in (self.train, self.val))
+        train, val = ({groups[clip] for clip in np.unique(side[:, 0])} for side in (self.train, self.val))
         if leaked := train & val:
             raise SplitError(f"{self.name} leaks: {sorted(leaked)[0]} is on both sides; hold it out as a whole.")
 

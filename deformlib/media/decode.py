@@ -408,7 +408,8 @@ def _stack(
     before: np.ndarray | None = None
     try:
         for picture in pictures:
-            same.append(before is not None and np.array_equal(picture, before))
+            alike = before is not None and np.array_equal(picture[::64], before[::64])  # most differ in a few rows
+            same.append(alike and np.array_equal(picture, before))
             before = picture
             frame = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB if color else cv2.COLOR_BGR2GRAY)
             frames.append(frame if shrink is None else shrink(frame))
