@@ -409,7 +409,7 @@ def _stack(
     try:
         for picture in pictures:
             alike = before is not None and np.array_equal(picture[::64], before[::64])  # most differ in a few rows
-            same.append(alike and np.array_equal(picture, before))
+            same.append(before is not None and alike and np.array_equal(picture, before))
             before = picture
             frame = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB if color else cv2.COLOR_BGR2GRAY)
             frames.append(frame if shrink is None else shrink(frame))
