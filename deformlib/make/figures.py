@@ -356,8 +356,8 @@ def render(
             rings = [pixels[name][:, None] + radius * circle for name, radius in zip(discs, radii, strict=True)]
             sixteenths = np.round(16 * np.concatenate(rings, axis=1)).astype(np.int32)
             shapes[group].append((sixteenths, shade, part, shapes is rims))
-    light = np.linspace(1.12, 0.85, HEIGHT)[:, None, None] * np.ones((1, WIDTH, 1))
-    wall = np.clip(light * actor.colours["wall"], 0, 255).astype(np.uint8)
+    light = np.linspace(1.12, 0.85, HEIGHT)[:, None, None]
+    wall = np.clip(light * actor.colours["wall"], 0, 255).astype(np.uint8).repeat(WIDTH, axis=1)
     groups = list(DEPTH)
     for frame in range(len(order)) if frames is None else frames:
         image = wall.copy()
