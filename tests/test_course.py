@@ -50,7 +50,7 @@ def run(small: Path, *words: str) -> subprocess.CompletedProcess:
 
 def test_the_runner_keeps_minutes_when_asked(small: Path):
     """With --minutes alone; record, table and sentence then tell them."""
-    assert run(small, "--stored", "notebooks/05_three.ipynb").returncode == 0
+    assert run(small, "notebooks/05_three.ipynb").returncode == 0
     assert not (small / "results" / "minutes.json").exists()
     assert course.table(course.chapters(small), small).endswith("| a small one | 4 | – |\n")
     assert "to run are not measured yet" in course.source(small)

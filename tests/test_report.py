@@ -61,8 +61,8 @@ STATES = {
     "some are run": ((40, 50, 45), "**Not decided yet: 3 of 10 pairs of runs are there (missing seeds: plain 3 to 9"),
     "better": ((40, 50, 45, 60, 44, 52, 41, 48, 47, 55), "**Better: on people that neither network has met"),
     "worse": ((-40, -50, -45, -60, -44, -52, -41, -48, -47, -55), "**Worse: on people that neither network has met"),
-    "equivalent": ((3, -5, 8, 2, -7, 4, -2, 1, 6, -3), ", lies within 2.42 points of 0.**"),
-    "undecided": ((0, 40, 2, 38, 1, 39, 3, 37, 20, 20), "does not lie within 2.42 points of 0.**"),
+    "equivalent": ((3, -5, 8, 2, -7, 4, -2, 1, 6, -3), "**Equivalent: on people that neither network has met"),
+    "undecided": ((0, 40, 2, 38, 1, 39, 3, 37, 20, 20), "**Undecided: on people that neither network has met"),
 }
 
 
