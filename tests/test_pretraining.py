@@ -22,10 +22,12 @@ TINY = {
 def test_a_run_goes_on_from_another(corpus: Corpus, tmp_path: Path):
     """All weights but the classifier's; one person is held out; the record names the start, and counts as done."""
     experiments = [Experiment(str(corpus.folder), "by_person", model, 1, "tiny") for model in ("all", "probe")]
-    with pytest.raises(StudyError, match=r"tiny-plain-by_actor-0\.safetensors is not there.*`.*study large` first"):
+    with pytest.raises(
+        StudyError, match=r"tiny-plain-by_actor-0\.safetensors is not there.*`.*study large_warps` first"
+    ):
         run(experiments, tmp_path / "large_motion", corpus.cache, methods=TINY)
-    run([Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")], tmp_path / "large", corpus.cache)
-    known = load_file(tmp_path / "large" / "tiny-plain-by_actor-0.safetensors")
+    run([Experiment(str(corpus.folder), "by_actor", "plain", 0, "tiny")], tmp_path / "large_warps", corpus.cache)
+    known = load_file(tmp_path / "large_warps" / "tiny-plain-by_actor-0.safetensors")
     first = TINY["all"].first(experiments[0], 5, tmp_path / "large_motion" / "run").state_dict()
     assert first["linear.weight"].shape[0] == 5  # another corpus may have other classes
     assert all(torch.equal(first[name], known[name]) for name in known if not name.startswith("linear."))
@@ -48,9 +50,9 @@ def test_a_run_goes_on_from_another(corpus: Corpus, tmp_path: Path):
 
 def test_every_start_is_a_run_of_its_study():
     """Seeds in turn, as many as there are; a small run starts from a small one; the way back from the way there."""
-    for recipe, starts in (("large", 10), ("small", 5)):
+    for recipe in ("large", "small"):
         names = [PRETRAINED["probe_deformable"].start(Experiment("", "by_person", "", s, recipe)) for s in range(16)]
-        assert names[:3] == [f"{recipe}-deformable-by_actor-{s}" for s in range(3)] and len(set(names)) == starts
+        assert names[:3] == [f"{recipe}-deformable-by_actor-{s}" for s in range(3)] and len(set(names)) == 5
     back = PRETRAINED["from_motion_plain"]
     assert back.start(Experiment("", "by_actor", "", 4, "large")) == "large-scratch_plain-by_person-4"
     assert back.study == "large_motion" and set(PRETRAINED) == {m for study in MOTION.values() for m in study.models}

@@ -20,12 +20,13 @@ import pytest
 import torch
 import tqdm.std
 from safetensors.torch import load_file
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deformlib import progress
 from deformlib.corpus import Corpus
 from deformlib.files import DeformlibError, file_lock
-from deformlib.network import VideoNet
+from deformlib.network import VideoNet, load_network
 from deformlib.paper.study import (
     METHODS,
     RECIPES,
@@ -35,6 +36,7 @@ from deformlib.paper.study import (
     FitResult,
     NetworkMethod,
     StudyError,
+    accuracy_without_offsets,
     count_parameters,
     fill_defaults,
     make_record,
@@ -45,7 +47,7 @@ from deformlib.paper.study import (
 )
 from deformlib.records import load_records, read_record, write_record
 from deformlib.splits import Split
-from deformlib.training import fit, run_config
+from deformlib.training import evaluate, fit, run_config
 
 CLASSROOM = STUDIES["classroom"]
 
@@ -249,6 +251,27 @@ def test_the_matched_network_is_as_large():
     wider = replace(alone.config, conv2d=tuple(width + 1 for width in alone.config.conv2d))
     assert not alone.config.hidden and alone.config.conv2d[0] > 16
     assert abs(count_parameters(alone) - wanted) <= 0.6 * (count_parameters(VideoNet(wider)) - count_parameters(alone))
+
+
+def test_a_deformable_run_says_what_it_has_right_without_offsets(finished: Path, corpus: Corpus):
+    """A plain network with its weights has as many; all offsets of the copy are zero, and the network keeps its own."""
+    experiment = Experiment(str(corpus.folder), "by_actor", "deformable", 0, "tiny")
+    split, plain = make_split(experiment, corpus), make_network("plain", 0)
+    net, _ = load_network(finished / f"{experiment.name}.safetensors")
+    told = read_record(finished / f"{experiment.name}.json")["history"][-1]["accuracy_without_offsets"]
+    plain.load_state_dict({name: value for name, value in net.state_dict().items() if "offset_branch" not in name})
+    right = evaluate(plain, corpus, split.val, 0).argmax(1) == corpus.labels[split.val[:, 0]]
+    assert told == right.mean()
+    offsets: list[float] = []
+    for name, module in net.named_modules():
+        if name.endswith("offset_branch"):
+            nn.init.constant_(module.bias, 4.0)
+            module.register_forward_hook(lambda _, given, field: offsets.append(field.abs().max().item()))
+    evaluate(net, corpus, split.val[:1], 0)
+    assert len(offsets) == 3 and min(offsets) > 3
+    assert accuracy_without_offsets(net, corpus, split.val[:1], 0) in (0, 1) and offsets[3:] == [0, 0, 0]
+    evaluate(net, corpus, split.val[:1], 0)
+    assert offsets[6:] == offsets[:3]
 
 
 @pytest.mark.slow

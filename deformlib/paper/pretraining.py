@@ -27,20 +27,18 @@ class PretrainedMethod(NetworkMethod):
     """A network that starts from the weights of a finished run, but for its last layer, which is new.
 
     weights: model and split of that run, as "plain-by_actor"; its recipe is that of the experiment, its study, beside
-    whose results ours lie, is `study`. starts: so many of its seeds there are, in a small study `small_starts`.
-    only_classifier: nothing else is trained (batch norm's statistics go along).
+    whose results ours lie, is `study`. starts: so many of its seeds there are. only_classifier: nothing else is trained
+    (batch norm's statistics go along).
     """
 
     weights: str = ""
-    study: str = "large"
-    starts: int = 10
-    small_starts: int = 5
+    study: str = "large_warps"
+    starts: int = 5
     only_classifier: bool = False
 
     def start(self, experiment: Experiment) -> str:
         """The name of the run from which an experiment starts."""
-        starts = self.small_starts if experiment.recipe == "small" else self.starts
-        return f"{experiment.recipe}-{self.weights}-{experiment.seed % starts}"
+        return f"{experiment.recipe}-{self.weights}-{experiment.seed % self.starts}"
 
     def run_config(self, experiment: Experiment, corpus: Corpus, split: Split) -> dict:
         """What fixes the result of a run, known before it, with the name of the run from which it starts."""
@@ -77,12 +75,8 @@ PRETRAINED: dict[str, Method] = {
     "probe_deformable": PretrainedMethod(training=PROBE, weights="deformable-by_actor", only_classifier=True),
     "scratch_plain": NetworkMethod("none", training=FINE | {"lr": 1.5e-3}),
     "scratch_deformable": NetworkMethod(training=FINE | {"lr": 1.5e-3}),
-    "from_motion_plain": PretrainedMethod(
-        "none", weights="scratch_plain-by_person", study="large_motion", starts=8, small_starts=8
-    ),
-    "from_motion_deformable": PretrainedMethod(
-        weights="scratch_deformable-by_person", study="large_motion", starts=8, small_starts=8
-    ),
+    "from_motion_plain": PretrainedMethod("none", weights="scratch_plain-by_person", study="large_motion", starts=8),
+    "from_motion_deformable": PretrainedMethod(weights="scratch_deformable-by_person", study="large_motion", starts=8),
 }
 
 # %% ../../notebooks/workshop/pretraining.ipynb #4e05ee5c
