@@ -230,6 +230,24 @@ def test_a_stopped_run_ends_with_the_same_bits(toys, split, straight, tmp_path: 
     assert weight_difference(wanted, resumed) == 0
 
 
+def test_moments_may_lie_otherwise_in_memory(toys, split, straight, tmp_path: Path):
+    """A checkpoint is contiguous, kernels need not be; a fused AdamW on a CPU would take other weights' moments."""
+    reads, (resumed, stopped) = [], (nano_network() for _ in range(2))
+    for kernel in (each for net in (resumed, stopped) for each in net.parameters() if each.ndim == 4):
+        kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    assert any(not parameter.is_contiguous() for parameter in resumed.parameters())
+
+    def stumble(clip: int) -> None:
+        reads.append(clip)
+        if len(reads) == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, ToyCorpus(stumble), split, BRIEF, tmp_path, checkpoint_seconds=0)
+    fit(resumed, toys, split, BRIEF, tmp_path)
+    assert weight_difference(straight[0], resumed) < 1e-5
+
+
 @pytest.mark.slow  # as `make stress`
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no kill -9")
 def test_a_killed_process_loses_nothing_whole(tmp_path: Path):
