@@ -68,7 +68,7 @@ def corrected_ci(values: Values, ratio: float = 0.25) -> tuple[float, float]:
     mean, half = mean_ci(values)
     return mean, nadeau_bengio(len(values), ratio) * half
 
-
+# %% ../notebooks/13_results_tables.ipynb #a3368d66
 def interval_sentence(
     pairs: Values, what: str, unit: str = " points", digits: int = 1, p: float | None = None, ratio: float | None = None
 ) -> str:

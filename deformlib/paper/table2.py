@@ -168,11 +168,14 @@ def confusion(records: list[dict], model: str, split: str) -> np.ndarray:
 
 
 def recall(counts: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Recall of each class in percent (nan without clips), its clips, and the class it was most often confused with."""
+    """Recall of each class in percent (nan without clips), its clips, the class it was most often confused with, and in
+    how many clips; of a tie all classes.
+    """
     total, wrong = counts.sum(1), counts - np.diag(np.diag(counts))
-    confused = [classes[row.argmax()] if row.sum() else "" for row in wrong]
+    confused = [", ".join(classes[i] for i in np.flatnonzero(row == max(row.max(), 1))) for row in wrong]
     share = np.where(total > 0, 100 * np.diag(counts) / np.maximum(total, 1), np.nan)
-    return pd.DataFrame({"class": classes, "recall": share, "clips": total, "most frequent confusion": confused})
+    columns = {"class": classes, "recall": share, "clips": total, "most frequent confusion": confused}
+    return pd.DataFrame(columns | {"times": wrong.max(1)})
 
 # %% ../../notebooks/workshop/table2.ipynb #46f6fe11
 def draw_table1(runs: pd.DataFrame, ax: plt.Axes, chance: float) -> plt.Axes:
