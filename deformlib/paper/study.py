@@ -85,17 +85,17 @@ RECIPES = {
     "classroom": Recipe(
         preset("classroom"),
         TrainConfig(epochs=8, epoch_steps=100, batch=8),
-        "one CPU core and 1 GB, one to two minutes",
+        "one CPU core and 1 GB, one to four minutes",
     ),
     "narrow": Recipe(
         replace(preset("classroom"), size=112, conv3d=(8, 16, 32)),
         TrainConfig(epochs=8, epoch_steps=200, batch=8),
-        "one CPU core and 2 GB, about half an hour",
+        "one CPU core and 2 GB, twenty to forty minutes",
     ),
     "large": Recipe(
         preset("classroom"),
         TrainConfig(epochs=12, epoch_steps=250, batch=16),
-        "one CPU core and 2 GB, seven to eight minutes",
+        "one CPU core and 2 GB, ten to twenty minutes",
         copies=LIGHT,
         reorder=True,
     ),
