@@ -119,7 +119,7 @@ class VideoNet(nn.Module):
     """Clips [B, C, T, H, W] with values in [0, 1] -> class logits [B, classes].
 
     3D convolutions, ConvLSTM layers, a 2D network on every step, mean over time and space, one linear layer
-    (Tahghighi et al. 2020). After each: batch norm, but after the first 3D convolution, then LeakyReLU 0.2.
+    (Tahghighi et al. 2020). Each ends in batch norm, except the first convolution, and in LeakyReLU 0.2.
     make_layer: what makes the ConvLSTM layers, with the arguments of VariantConvLSTM.
     """
 

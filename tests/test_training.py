@@ -181,7 +181,9 @@ def test_steps_visit_every_pair_once_a_turn(toys: ToyCorpus):
 def test_the_simple_loop_and_the_hardened_one_end_with_the_same_bits(toys, split, tmp_path: Path, clip_norm):
     """The same steps, also past the end of an epoch; the history's loss is the mean of those of its steps."""
     config, simple, hardened = replace(BRIEF, lr=0.01, clip_norm=clip_norm), nano_network(), nano_network()
-    losses = fit_simply(simple, toys, split, config)
+    seen: list[int] = []
+    losses = fit_simply(simple, toys, split, config, seen.append)
+    assert seen == list(range(len(losses)))
     history = fit(hardened, toys, split, config, tmp_path)
     assert weight_difference(simple, hardened) == 0 < weight_difference(simple, nano_network())
     assert [row["loss"] for row in history] == pytest.approx([np.mean(losses[:3]), np.mean(losses[3:])], rel=1e-6)
