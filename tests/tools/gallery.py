@@ -162,8 +162,9 @@ def follow() -> str:
         "A small alignment network of chapter 06b, not the paper's network, on somebody it never saw. Left, frame b "
         "and places on hands, elbows and head; in the middle, the frame 160 ms before: nine unmoved taps stay at the "
         "same places and miss the hands. Right, the same frame: the nine taps of a deformable kernel, red, look where "
-        f"each place truly was, the green crosses. Over all {len(alignment)} pairs unmoved taps are {ordinary:.1f} of "
-        f"96 pixels off, learned ones {learned:.1f}"
+        f"each place truly was, the green crosses. Over all {len(alignment)} pairs of this clip, chosen among 25 "
+        f"because seen arms go farthest in it, unmoved taps are {ordinary:.1f} of 96 pixels off, "
+        f"learned ones {learned:.1f}"
     )
 
 
