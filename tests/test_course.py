@@ -42,6 +42,19 @@ def test_minutes_to_read_by_hand(small: Path):
     assert course.reading_minutes(small / "notebooks" / "05_three.ipynb") == 4
 
 
+def test_minutes_go_in_steps_of_five_from_ten_on(small: Path):
+    """And the program writes them on the card and into the map of chapter 00, whatever stood there."""
+    page, start = (small / "notebooks" / name for name in ("05_three.ipynb", "00_start_here.ipynb"))
+    card = nbformat.v4.new_markdown_cell("| minutes | 90 to read, 1 to run |\n" + "word " * 3000)
+    nbformat.write(nbformat.v4.new_notebook(cells=[card]), page)
+    row = nbformat.v4.new_markdown_cell("| [05 three](05_three.ipynb) | `three` | 3 small ones | 7 |")
+    nbformat.write(nbformat.v4.new_notebook(cells=[row]), start)
+    assert course.reading_minutes(page) == 15
+    course.write_cards(course.table(course.chapters(small), small).replace("(notebooks/", "("), small)
+    assert "| minutes | 15 to read, 1 to run |" in page.read_text()
+    assert "| `three` | 3 small ones | 15 |" in start.read_text()
+
+
 def run(small: Path, *words: str) -> subprocess.CompletedProcess:
     """The runner on the one page."""
     command = [sys.executable, small / "tests/tools/execute_notebooks.py", *words]

@@ -1,7 +1,7 @@
 """The chapters, as README's map lists them, and the minutes of each: to read by a formula, to run as measured.
 
 execute_notebooks.py --minutes measures and keeps both in results/minutes.json; this program writes the table of
-TEACHING.md from that record, as --minutes does.
+TEACHING.md from that record, as --minutes does, and the minutes to read on the chapters' cards and in chapter 00's map.
 """
 
 import json
@@ -45,11 +45,15 @@ def chapters(root: Path = ROOT) -> list[Chapter]:
 
 
 def reading_minutes(path: Path) -> int:
-    """Words of a notebook's text / 200 + lines of its code / 15; exercises are text, and doing them is not counted."""
+    """Words of a notebook's text / 200 + lines of its code / 15, from ten on in steps of five.
+
+    Exercises are text, and doing them is not counted.
+    """
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     code = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines() if line.strip()]
-    return max(1, round(len(text.split()) / WORDS + len(code) / LINES))
+    minutes = max(1, round(len(text.split()) / WORDS + len(code) / LINES))
+    return minutes if minutes < 10 else 5 * round(minutes / 5)
 
 
 def record(root: Path = ROOT) -> dict:
@@ -89,26 +93,41 @@ def table(found: list[Chapter], root: Path = ROOT) -> str:
     """Chapters as a Markdown table with their minutes, links below `root`."""
     pages, rows = record(root)["pages"], []
     for title, path, idea in found:
-        kept = pages.get(path) or {"read": reading_minutes(root / path), "run": UNKNOWN}
-        rows.append(f"| [{title}]({path}) | {idea} | {kept['read']} | {kept['run']} |\n")
+        ran = pages.get(path, {}).get("run", UNKNOWN)
+        rows.append(f"| [{title}]({path}) | {idea} | {reading_minutes(root / path)} | {ran} |\n")
     return "| chapter | the idea | minutes to read | to run |\n|---|---|---|---|\n" + "".join(rows)
 
 
 def source(root: Path = ROOT) -> str:
     """One sentence each on where the minutes come from."""
     kept = record(root)["processor"]
-    told = f"measured on one core of {kept}; {UNKNOWN}: not yet" if kept else "not measured yet"
+    told = f"measured on one core of {kept} ({UNKNOWN}: not yet); cards round them up" if kept else "not measured yet"
     return (
-        f"Minutes to read are a formula, not a measurement: words / {WORDS} + lines of code / {LINES}, without doing "
-        f"the exercises. Minutes to run are {told}.\n"
+        f"Minutes to read are a formula, not a measurement: words / {WORDS} + lines of code / {LINES}, to the nearest "
+        "five, without doing the exercises; for a first reading plan two to three times as many (an estimate). "
+        f"Minutes to run are {told}.\n"
     )
 
 
+def write_cards(rows: str, root: Path = ROOT) -> None:
+    """Put the minutes to read of a table's rows on the cards of these chapters, and into the map of chapter 00."""
+    start = root / "notebooks" / "00_start_here.ipynb"
+    for name, minutes in re.findall(r"^\| \[.+?\]\((.+?)\) \| .+ \| (\d+) \| \S+ \|$", rows, re.M):
+        card, place = root / "notebooks" / name, rf"(\| \[[^]]*\]\({re.escape(name)}\) \|.* )\d+( \|)"
+        for path, pattern in ((card, r"(\| minutes \| )\d+( to read)"), (start, place)):
+            if path.exists():
+                text = path.read_text(encoding="utf-8")
+                new = re.sub(pattern, rf"\g<1>{minutes}\2", text)
+                if new != text:
+                    path.write_text(new, encoding="utf-8")
+
+
 def main() -> None:
-    """Write the table of the main line between the marks of TEACHING.md."""
+    """Write the table of the main line between the marks of TEACHING.md, and the minutes that cards and map repeat."""
     path = ROOT / "notebooks" / "TEACHING.md"
     text = path.read_text(encoding="utf-8")
     block = f"{source()}\n{table([each for each in chapters() if not each.is_workshop])}".replace("(notebooks/", "(")
+    write_cards(block)
     before, after = text.split("<!-- minutes -->\n")[0], text.split("<!-- end of minutes -->")[1]
     with atomic_write(path) as beside:
         beside.write_text(f"{before}<!-- minutes -->\n{block}<!-- end of minutes -->{after}", encoding="utf-8")
