@@ -84,17 +84,30 @@ def keep(path: Path, seconds: float, root: Path = ROOT) -> None:
     check([path], root)
     minutes = {"read": reading_minutes(path), "run": max(0.1, round(seconds / 60, 1))}
     pages = record(root)["pages"] | {path.resolve().relative_to(root.resolve()).as_posix(): minutes}
-    text = json.dumps({"processor": processor(), "pages": dict(sorted(pages.items()))}, indent=1)
+    write_record({"processor": processor(), "pages": dict(sorted(pages.items()))}, root)
+
+
+def write_record(found: dict, root: Path = ROOT) -> None:
+    """Write what `record` reads."""
     with atomic_write(root / "results" / "minutes.json") as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def count_again(root: Path = ROOT) -> None:
+    """Put the minutes to read of the pages as they are now into the record, if there is one; those to run stay."""
+    found = record(root)
+    for path, minutes in found["pages"].items():
+        minutes["read"] = reading_minutes(root / path)
+    if found["pages"]:
+        write_record(found, root)
 
 
 def table(found: list[Chapter], root: Path = ROOT) -> str:
     """Chapters as a Markdown table with their minutes, links below `root`."""
     pages, rows = record(root)["pages"], []
     for title, path, idea in found:
-        ran = pages.get(path, {}).get("run", UNKNOWN)
-        rows.append(f"| [{title}]({path}) | {idea} | {reading_minutes(root / path)} | {ran} |\n")
+        kept = pages.get(path) or {"read": reading_minutes(root / path), "run": UNKNOWN}
+        rows.append(f"| [{title}]({path}) | {idea} | {kept['read']} | {kept['run']} |\n")
     return "| chapter | the idea | minutes to read | to run |\n|---|---|---|---|\n" + "".join(rows)
 
 
@@ -124,6 +137,7 @@ def write_cards(rows: str, root: Path = ROOT) -> None:
 
 def main() -> None:
     """Write the table of the main line between the marks of TEACHING.md, and the minutes that cards and map repeat."""
+    count_again()
     path = ROOT / "notebooks" / "TEACHING.md"
     text = path.read_text(encoding="utf-8")
     block = f"{source()}\n{table([each for each in chapters() if not each.is_workshop])}".replace("(notebooks/", "(")
