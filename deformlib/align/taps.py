@@ -14,17 +14,11 @@ from torch import Tensor
 
 from ..deform import to_2tuple
 
-# %% ../../notebooks/06b_offsets_that_follow.ipynb #9a41c0d2
-def _places_and_shares(
-    offset: Tensor,
-    kernel_size: int | tuple[int, int],
-    weight: Tensor | None,
-    groups: int,
-    dilation: int | tuple[int, int],
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Where taps look around their position, [B, G, K, 2, H, W], and what they count, broadcastable to it, in sum 1."""
-    kernel, apart = to_2tuple(kernel_size), to_2tuple(dilation)
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #7d20c1ab
+def _tap_shares(
+    offset: Tensor, kernel: tuple[int, int], weight: Tensor | None, groups: int, mask: Tensor | None
+) -> Tensor:
+    """What each tap counts, broadcastable to [B, G, K, 1, H, W], in sum 1. ValueError for shapes that do not fit."""
     taps = math.prod(kernel)
     if offset.ndim != 4 or offset.shape[1] != 2 * groups * taps:
         raise ValueError(f"expected offsets [B, {2 * groups * taps}, H, W], got {list(offset.shape)}")
@@ -42,9 +36,22 @@ def _places_and_shares(
     total = share.sum(-4, keepdim=True)
     if not (total > 0).all():
         raise ValueError("a group whose weights are all zero reads nothing: it has no displacement")
+    return share / total
+
+# %% ../../notebooks/06b_offsets_that_follow.ipynb #9a41c0d2
+def _places_and_shares(
+    offset: Tensor,
+    kernel_size: int | tuple[int, int],
+    weight: Tensor | None,
+    groups: int,
+    dilation: int | tuple[int, int],
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Where taps look around their position, [B, G, K, 2, H, W], and what they count, broadcastable to it, in sum 1."""
+    kernel, apart = to_2tuple(kernel_size), to_2tuple(dilation)
     sides = [(torch.arange(k).to(offset) - (k - 1) / 2) * d for k, d in zip(kernel, apart, strict=True)]
-    places = torch.cartesian_prod(*sides)[..., None, None] + offset.unflatten(1, (groups, taps, 2))
-    return places, share / total
+    share = _tap_shares(offset, kernel, weight, groups, mask)
+    return torch.cartesian_prod(*sides)[..., None, None] + offset.unflatten(1, (groups, -1, 2)), share
 
 # %% ../../notebooks/06b_offsets_that_follow.ipynb #7db42765
 def flow_from_taps(
