@@ -36,21 +36,52 @@ def controls(**rights: int) -> list[dict]:
     return [make_large(model, n, 950 + 10 * (n % 3) + more) for model, more in rights.items() for n in range(5)]
 
 
+def twice(*changes: int) -> list[dict]:
+    """Deformable runs that have so many more clips right without their offsets, a seed each."""
+    records = [make_large("deformable", seed, 950) for seed in range(len(changes))]
+    for record, change in zip(records, changes, strict=True):
+        record["history"][-1]["accuracy_without_offsets"] = (950 + change) / 1360
+    return records
+
+
 @pytest.mark.parametrize("verdict", ["better", "worse", "equivalent"])
 def test_all_runs_decide(verdict: str):
     answer = read_answer(runs(MANY[verdict]))
     assert answer.decided and answer.seeds == 10 and answer.found.verdict == verdict
-    sentence = answer_sentence(answer)
+    sentence = answer_sentence(answer, {"large_warps": twice(-200, -210, -190, -200, -205)})
     assert sentence.startswith(f"{verdict.capitalize()}: on people that neither network has met (by_actor), the deform")
     assert "over 10 seeds" in sentence
     assert answer.pairs.tolist() == pytest.approx([100 * gain / 1360 for gain in MANY[verdict]])
 
 
-def test_an_undecided_answer_says_what_would_have_been_found():
+@pytest.mark.parametrize("verdict", ["better", "worse", "equivalent"])
+def test_equivalent_is_never_said_without_its_control(verdict: str):
+    """Not run, run in part, not passed, passed; the other verdicts need none."""
+    answer, doubts = read_answer(runs(MANY[verdict])), {(): "run", (-200,) * 4: "run", (-9, -10, -8, -9, -10): "passed"}
+    for changes, word in doubts.items():
+        sentence = answer_sentence(answer, {"large_warps": twice(*changes)})
+        assert (
+            f"Equivalent by the interval, while the control that the plan asks for is not {word}: on" in sentence
+        ) == (verdict == "equivalent")
+    assert "control" not in answer_sentence(answer, {"large_warps": twice(*[-200, -210, -190, -200, -205])})
+
+
+@pytest.mark.parametrize("verdict", ["undecided", "equivalent"])
+def test_without_a_difference_is_said_what_would_have_been_found(verdict: str):
     """Ten seeds with half an interval of under two points are all that the plan asks for."""
-    answer = read_answer(runs(MANY["undecided"]))
-    assert answer.decided and answer.found.verdict == "undecided" and 1.2 < answer.found.half95 < 2
+    answer = read_answer(runs(MANY[verdict]))
+    assert answer.decided and answer.found.verdict == verdict and answer.found.half95 < 2
     assert f"{paper.detectable(answer.found):.1f} points would have been found" in paper.margin_sentence(answer)
+
+
+def test_how_far_taps_moved_is_said():
+    """Means over seeds, layer by layer; plain networks have none."""
+    records = runs(MANY["equivalent"])
+    records[1]["history"][-1]["offsets"] = [1.5, 0.25, 0.125]  # deformable, seed 0: 0.1 more on average
+    said = paper.dose_sentence(read_answer(records), records)
+    assert "by 0.60, 0.25 and 0.12 cells of a map of 8x8" in said
+    plain = [record for record in records if record["experiment"]["model"] == "plain"]
+    assert paper.dose_sentence(read_answer(records), plain) == ""
 
 
 def test_what_would_be_found_is_found_four_times_in_five():
@@ -69,10 +100,10 @@ def test_some_runs_decide_nothing_and_name_what_is_missing():
     records = [record for record in runs(MANY["better"]) if record["name"] != "large-deformable-by_actor-9"]
     answer = read_answer(records)
     assert not answer.decided and answer.missing == (("deformable", 9),) and len(answer.pairs) == 9
-    sentence = answer_sentence(answer)
+    sentence = answer_sentence(answer, {})
     assert sentence.startswith("Not decided yet: 9 of 10 pairs") and "missing seeds: deformable 9)" in sentence
     assert "deciding nothing: better: on people that neither" in sentence and "over 9 seeds" in sentence
-    assert paper.margin_sentence(answer) == "" and "nothing is said" in cause_sentence(answer, records)
+    assert paper.margin_sentence(answer) == "" and "nothing is said" in cause_sentence(answer, {"large": records})
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -80,7 +111,7 @@ def test_too_few_runs_have_no_interval(count: int):
     """No run, one run, one pair."""
     records = runs((5,))[:count]
     answer = read_answer(records)
-    assert answer.row is None and answer_sentence(answer).startswith(f"Not run yet: {count // 2} of 10 pairs")
+    assert answer.row is None and answer_sentence(answer, {}).startswith(f"Not run yet: {count // 2} of 10 pairs")
     assert len(answer.missing) == 20 - count and paper.margin_table(answer).empty
     assert len(paper.network_table(answer, records)) == (2 if count == 2 else 0)
     paper.draw_answer(answer, Figure().subplots(1, 2))
@@ -95,7 +126,7 @@ def test_a_wide_interval_asks_for_ten_more_seeds_and_a_narrow_one_for_none():
     wide = tuple(5 * gain for gain in MANY["equivalent"])
     assert tost(np.array(wide) / 13.6).half95 > 2
     answer = read_answer(runs(wide))
-    assert answer.seeds == 20 and not answer.decided and "wider than the plan allows" in answer_sentence(answer)
+    assert answer.seeds == 20 and not answer.decided and "wider than the plan allows" in answer_sentence(answer, {})
     assert paper.missing_text(answer.missing) == "plain 10 to 19; deformable 10 to 19"
     second = read_answer(runs(wide + wide))
     assert second.decided and second.found.seeds == 20  # no third look, however wide
@@ -108,44 +139,56 @@ def test_a_wide_interval_asks_for_ten_more_seeds_and_a_narrow_one_for_none():
 def test_a_gain_is_not_put_down_to_deformation_before_the_controls():
     records = runs(MANY["better"])
     answer = read_answer(records)
-    assert "not run yet" in cause_sentence(answer, records)
+    assert "not run yet" in cause_sentence(answer, {"large": records})
     records += controls(frozen_offsets=2)
-    assert "not run yet" in cause_sentence(answer, records)  # both are asked for
-    assert cause_sentence(answer, records + controls(matched_plain=3)).startswith("The controls do not gain as much")
-    assert "not put down to deformation" in cause_sentence(answer, records + controls(matched_plain=48))
+    assert "not run yet" in cause_sentence(answer, {"large": records})  # both are asked for
+    gained, as_much = ({"large": records + controls(matched_plain=more)} for more in (3, 48))
+    assert cause_sentence(answer, gained).startswith("The controls do not gain as much")
+    assert "not put down to deformation" in cause_sentence(answer, as_much)
 
 
 @pytest.mark.parametrize("verdict", ["equivalent", "worse"])
 def test_without_a_gain_the_study_must_show_that_it_can_see(verdict: str):
+    """By one network with its offsets and without; another training, however bad, shows nothing."""
     records = runs(MANY[verdict])
     answer = read_answer(records)
-    assert "whether the study can see" in cause_sentence(answer, records)
-    seen = cause_sentence(answer, records + controls(offsets_zeroed_at_test=-200))
-    blind = cause_sentence(answer, records + controls(offsets_zeroed_at_test=MANY[verdict][0] - 20))
-    assert seen.startswith("The study can see an effect of offsets") and "is not shown" in blind
-    some = cause_sentence(answer, records + controls(offsets_zeroed_at_test=-200)[:4])
-    assert "is open: 4 of 5 seeds" in some and "deciding nothing" in some
+    anew = {"large": records + controls(offsets_zeroed_at_test=-200)}
+    assert "whether the study can see" in cause_sentence(answer, anew)
+    told = {many: cause_sentence(answer, anew | {"large_warps": twice(*many)}) for many in SEEN}
+    assert {many: said.partition(":")[0] for many, said in told.items()} == SEEN
+    assert (
+        "is not shown: the mean is" in told[-35, -45, -25, -35, -40] and "is not shown." in told[-9, -10, -8, -9, -10]
+    )
+    assert (
+        "not surely more than 2.42 lost" in told[-20, 20, 0, -10, 10] and "4 of 5 seeds" in told[-200, -210, -190, -200]
+    )
 
 
-def test_a_loss_that_may_be_small_is_told_as_a_loss():
-    """Zeroed at a cost of 2 to 3 points: 0 is left out, 2.42 is not; a cost of about nothing is no loss."""
-    records = runs(MANY["equivalent"])
-    answer = read_answer(records)
-    lost = [make_large("offsets_zeroed_at_test", n, 950 + 10 * (n % 3) - 35) for n in range(5)]
-    told = cause_sentence(answer, records + lost)
-    assert told.startswith("The trained networks use their offsets: ") and "is not shown: the mean is" in told
-    none = cause_sentence(answer, records + controls(offsets_zeroed_at_test=0))
-    assert "not surely more than 2.42 lost" in none and "trained anew" not in none
+SEEN = {  # clips of 1,360 more right without offsets, a seed each -> how the sentence begins
+    (-200, -210, -190, -200, -205): "The study can see an effect of offsets",
+    (-35, -45, -25, -35, -40): "The trained networks use their offsets",
+    (-9, -10, -8, -9, -10): "The trained networks use their offsets",
+    (-20, 20, 0, -10, 10): "That the study can see an effect of offsets is not shown",
+    (-200, -210, -190, -200): "Whether the study can see an effect of offsets at all is open",
+}
 
 
-def test_networks_that_were_trained_anew_are_told():
-    """The last loss of one zeroed network differs from that of its deformable one by little."""
-    records = runs(MANY["equivalent"]) + controls(offsets_zeroed_at_test=0)
-    assert not paper.trained_anew(records, "offsets_zeroed_at_test", "deformable")
-    last = records[-1]["history"][-1]
-    records[-1]["history"] = [last | {"loss": last.get("loss", 0.0) + 1e-9}]
-    assert paper.trained_anew(records, "offsets_zeroed_at_test", "deformable")
-    assert "trained anew" in cause_sentence(read_answer(records), records)
+def test_what_offsets_are_worth_is_asked_of_one_network():
+    """Runs that end without the number, and plain ones, are left out; a fifth of the clips tests."""
+    lost = paper.without_offsets([*twice(-27, -54, -41), make_large("deformable", 9, 900), make_large("plain", 0, 950)])
+    assert lost.seeds == 3 and lost.mean == pytest.approx(-100 * 122 / 3 / 1360)
+    assert lost.error == pytest.approx(100 / 1360 * np.std([-27, -54, -41], ddof=1) * np.sqrt(1 / 3 + 1 / 4))
+    assert paper.without_offsets(twice(-27)) is None and paper.without_offsets([]) is None
+
+
+def test_a_run_is_compared_with_its_repetition():
+    """By name; a run that was made once tells nothing."""
+    again = [make_large("plain", 0, 964), make_large("deformable", 0, 950), make_large("plain", 12, 950)]
+    found = paper.repeats({"large": runs((0,)), "large_warps": again})
+    assert found.to_dict() == pytest.approx(
+        {"large-plain-by_actor-0": 100 * 14 / 1360, "large-deformable-by_actor-0": 0}
+    )
+    assert paper.repeats({"large": again}).empty and paper.repeats({}).empty
 
 
 @pytest.mark.parametrize("verdict", MANY)

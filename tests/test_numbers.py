@@ -83,7 +83,7 @@ def test_the_nearest_neighbour_is_one_number():
 
 
 def test_the_figure_of_cost_shows_its_worst_point():
-    """The page of costs: the highest point of record or line lies inside of the axes, and four clips are the record's."""
+    """The page of costs: the highest point of record or line lies inside of the axes; four clips are the record's."""
     rows = json.loads((ROOT / "results" / "benchmarks" / "network.json").read_text(encoding="utf-8"))["scaling"]
     seconds = {(row["length"], row["size"], row["batch"]): row["seconds"] for row in rows if row["where"] == "cpu"}
     worst = max(seconds.values()) / seconds[32, 112, 2]

@@ -5,9 +5,10 @@ and where records and plan differ."""
 
 # %% auto #0
 __all__ = ['FIRST', 'SECOND', 'WIDE', 'CONTROL_SEEDS', 'find_large', 'all_large', 'Answer', 'compared', 'read_answer',
-           'missing_text', 'answer_sentence', 'detectable', 'one_sided', 'margin_sentence', 'choice_sentence',
-           'against', 'span', 'trained_anew', 'cause_sentence', 'network_table', 'margin_table', 'comparison_table',
-           'split_rows', 'deviations', 'draw_answer', 'describe_figure']
+           'without_offsets', 'is_control_passed', 'repeats', 'missing_text', 'answer_sentence', 'detectable',
+           'one_sided', 'margin_sentence', 'choice_sentence', 'dose_sentence', 'against', 'span', 'cause_sentence',
+           'network_table', 'margin_table', 'comparison_table', 'split_rows', 'deviations', 'draw_answer',
+           'describe_figure']
 
 # %% ../../notebooks/workshop/answer.ipynb #3b6510b7
 from collections import Counter
@@ -105,6 +106,29 @@ def read_answer(records: list[dict]) -> Answer:
     (row,) = (row for _, row in equivalence_table(compared(records, seeds)).iterrows())
     return Answer(seeds, pairs, missing, row, tost(pairs.to_numpy(), MARGIN, share), table)
 
+# %% ../../notebooks/workshop/answer.ipynb #5d1e70ab
+def without_offsets(records: list[dict]) -> Equivalence | None:
+    """What it changes, in points, to set the offsets of trained deformable networks to zero; None of fewer than two.
+
+    records: of runs that end with `accuracy_without_offsets`; those by actor are compared, seed by seed.
+    """
+    chosen = [r for r in compared(records) if r["history"] and "accuracy_without_offsets" in r["history"][-1]]
+    changes = [100 * (r["history"][-1]["accuracy_without_offsets"] - r["accuracy"]) for r in chosen]
+    return tost(changes, MARGIN, test_share(chosen)) if len(changes) > 1 else None
+
+
+def is_control_passed(found: dict[str, list[dict]]) -> bool | None:
+    """Whether all of the interval of `without_offsets` is below -2.42 points; None before all its seeds are there."""
+    lost = without_offsets(found.get("large_warps", []))
+    return lost.mean + lost.half95 < -MARGIN if lost is not None and lost.seeds >= CONTROL_SEEDS else None
+
+
+def repeats(found: dict[str, list[dict]]) -> pd.Series:
+    """Accuracy of each run of `large_warps` less that of the run of the same name in `large`, in points."""
+    first = {record["name"]: record["accuracy"] for record in found.get("large", [])}
+    again = {record["name"]: record["accuracy"] for record in found.get("large_warps", [])}
+    return pd.Series({name: 100 * (again[name] - first[name]) for name in again if name in first}, dtype=float)
+
 # %% ../../notebooks/workshop/answer.ipynb #0d660703
 def missing_text(missing: Iterable[tuple[str, int]]) -> str:
     """Runs that are not there: the seeds of each model, neighbours as "3 to 9"."""
@@ -122,11 +146,13 @@ def missing_text(missing: Iterable[tuple[str, int]]) -> str:
     return "; ".join(f"{model} {text}" for model, text in texts.items()) or "none"
 
 # %% ../../notebooks/workshop/answer.ipynb #6992e41a
-def answer_sentence(answer: Answer) -> str:
+def answer_sentence(answer: Answer, found: dict[str, list[dict]]) -> str:
     """The answer in one sentence; before all runs are there, what it rests on and that it decides nothing yet."""
     told = "" if answer.row is None else equivalence_sentence(answer.row)
     if answer.decided:
-        return told
+        doubt = {None: "run", False: "passed"}.get(is_control_passed(found))
+        hedged = f"Equivalent by the interval, while the control that the plan asks for is not {doubt}:"
+        return told.replace("Equivalent:", hedged, 1) if doubt else told
     state = (
         f"{len(answer.pairs)} of {answer.seeds} pairs of runs are there (missing seeds: {missing_text(answer.missing)})"
     )
@@ -159,10 +185,10 @@ def margin_sentence(answer: Answer) -> str:
         size = "is larger than" if abs(found.mean) - found.half95 > MARGIN else "may or may not reach"
         size = "is smaller than" if found.p_equivalence < 0.05 else size
         told = f"The {name} {size} the paper's {MARGIN:.2f} points"
-    elif found.verdict == "equivalent":
-        told = f"A difference of the paper's {MARGIN:.2f} points or more, either way, is rejected at 5 %"
     else:
         told = f"A true difference of {detectable(found):.1f} points would have been found four times in five"
+        if found.verdict == "equivalent":
+            told = f"A difference of the paper's {MARGIN:.2f} points or more, either way, is rejected at 5 %. {told}"
     ruled = "rejected at 5 %" if max(one_sided(found, row["share margin"])) < 0.05 else "not rejected at 5 %"
     return (
         f"{told}. As a share of errors, {100 * FEWER_ERRORS:.1f} % fewer, the paper's gain would be "
@@ -182,6 +208,19 @@ def choice_sentence(answer: Answer) -> str:
     }[answer.found.verdict]
     return f"The recipe was chosen with plain networks only, so it may suit the deformable one less: {leans}."
 
+
+def dose_sentence(answer: Answer, records: list[dict]) -> str:
+    """How far the taps of the compared deformable networks moved; empty where no record says it."""
+    chosen = [r for r in compared(records, answer.seeds) if r["experiment"]["model"] == "deformable" and r["history"]]
+    if not (moved := [ends for r in chosen if (ends := r["history"][-1].get("offsets"))]):
+        return ""
+    *first, last = (f"{mean:.2f}" for mean in np.mean(moved, axis=0))
+    side = chosen[0]["settings"]["network"]["size"] // 4  # two poolings
+    return (
+        f"Taps moved by {', '.join(first)} and {last} cells of a map of {side}x{side} in the three layers, on average; "
+        "what larger moves would do is not asked."
+    )
+
 # %% ../../notebooks/workshop/answer.ipynb #185aaa49
 def against(records: list[dict], model: str, base: str) -> pd.Series | None:
     """The row of `equivalence_table` for `model` less `base` by actor; None with fewer than two seeds of both."""
@@ -199,17 +238,11 @@ def span(row: pd.Series | None) -> str:
     return f"{row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
 
 # %% ../../notebooks/workshop/answer.ipynb #bdcaacdb
-def trained_anew(records: list[dict], model: str, base: str) -> bool:
-    """Whether `model` by actor is another training than `base` of the same seed: last losses differ, if by one bit."""
-    chosen = [record for record in records if record["experiment"]["split"] == "by_actor" and record["history"]]
-    ends = {(r["experiment"]["model"], r["experiment"]["seed"]): r["history"][-1].get("loss") for r in chosen}
-    return any(loss != ends.get((base, seed), loss) for (name, seed), loss in ends.items() if name == model)
-
-
-def cause_sentence(answer: Answer, records: list[dict]) -> str:
-    """What the controls allow to say of the cause, by the rules of the plan; nothing before all runs are there."""
+def cause_sentence(answer: Answer, found: dict[str, list[dict]]) -> str:
+    """What the controls allow to say of the cause, by the rules of the plans; nothing before all runs are there."""
     if not answer.decided:
         return "Before that, nothing is said of margins or causes."
+    records = all_large(found)
     if answer.found is not None and answer.found.verdict == "better":
         asked = {model: against(records, "deformable", model) for model in ("matched_plain", "frozen_offsets")}
         rows = {titles()[model]: row for model, row in asked.items() if row is not None}
@@ -219,24 +252,20 @@ def cause_sentence(answer: Answer, records: list[dict]) -> str:
         gained = all(row["difference"] > row["ci95"] for row in rows.values())
         verdict = "do not gain as much" if gained else "may gain as much, so the gain is not put down to deformation"
         return f"The controls {verdict}: deformable less {told} points."
-    row = against(records, "offsets_zeroed_at_test", "deformable")
-    if row is None:
+    lost = without_offsets(found.get("large_warps", []))
+    if lost is None:
+        return "No network has been evaluated without its offsets yet, so whether the study can see an effect is open."
+    low, high = lost.mean - lost.half95, lost.mean + lost.half95
+    cost = f"the same networks without their offsets change by {lost.mean:+.2f} ({low:+.2f} to {high:+.2f}) points"
+    if lost.seeds < CONTROL_SEEDS:
         return (
-            "The control whose offsets are set to zero at the test is not run yet, so whether the study can see an "
-            "effect of offsets at all is open."
+            f"Whether the study can see an effect of offsets at all is open: {lost.seeds} of {CONTROL_SEEDS} seeds of "
+            f"that control are there; so far, deciding nothing, {cost}."
         )
-    cost = f"offsets set to zero at the test change accuracy by {span(row)} points"
-    if trained_anew(records, "offsets_zeroed_at_test", "deformable"):
-        cost += " (of networks that were trained anew, whose luck the difference holds as well)"
-    if row["seeds"] < CONTROL_SEEDS:
-        return (
-            f"Whether the study can see an effect of offsets at all is open: {row['seeds']} of {CONTROL_SEEDS} seeds "
-            f"of that control are there; so far, deciding nothing, {cost}."
-        )
-    if row["difference"] + row["ci95"] < -MARGIN:
+    if high < -MARGIN:
         return f"The study can see an effect of offsets: {cost}."
-    if row["difference"] < -row["ci95"]:
-        mean = ": the mean is, but its interval reaches to smaller losses" if row["difference"] < -MARGIN else ""
+    if high < 0:
+        mean = ": the mean is, but its interval reaches to smaller losses" if lost.mean < -MARGIN else ""
         return (
             f"The trained networks use their offsets: {cost}. That this loss is more than {MARGIN:.2f} points, which "
             f"the plan asks for before the study counts as able to see an effect of offsets, is not shown{mean}."

@@ -26,6 +26,7 @@ from deformlib.paper.answer import (
     comparison_table,
     describe_figure,
     deviations,
+    dose_sentence,
     draw_answer,
     find_large,
     margin_sentence,
@@ -33,6 +34,7 @@ from deformlib.paper.answer import (
     missing_text,
     network_table,
     read_answer,
+    repeats,
     split_rows,
 )
 from .claims import describe_runs
@@ -64,9 +66,9 @@ def plan_section(folder: str | Path, heading: str) -> str:
     return rest.split("\n## ")[0].strip() if mark else f"large/PLAN.md has no section {heading!r} here."
 
 # %% ../../notebooks/workshop/report.ipynb #51450840
-def told_beside(answer: Answer, records: list[dict]) -> list[str]:
-    """Discordant clips, seconds and tap displacements of the comparison, a sentence each."""
-    chosen, told = compared(records, answer.seeds), []
+def told_beside(answer: Answer, found: dict[str, list[dict]]) -> list[str]:
+    """Discordant clips and seconds of the comparison, and how runs repeat, a sentence each."""
+    chosen, told = compared(all_large(found), answer.seeds), []
     if answer.row is not None:
         won, lost = answer.row["only model"], answer.row["only plain"]
         told.append(f"Clips, each once, that only deformable had right: {won}; only plain: {lost}.")
@@ -74,12 +76,9 @@ def told_beside(answer: Answer, records: list[dict]) -> list[str]:
     if all(seconds.values()):
         medians = ", ".join(f"{model} {np.median(values) / 60:.1f}" for model, values in seconds.items())
         told.append(f"Median minutes of training a run: {medians}.")
-    ends = [
-        r["history"][-1].get("offsets") for r in chosen if r["experiment"]["model"] == "deformable" and r["history"]
-    ]
-    if moved := [offsets for offsets in ends if offsets]:
-        far = ", ".join(f"layer {n} {mean:.2f}" for n, mean in enumerate(np.mean(moved, axis=0), start=1))
-        told.append(f"Mean tap displacement after training, in cells of the map: {far}.")
+    if len(again := repeats(found)) > 1:
+        spread = f"{again.min():+.1f} to {again.max():+.1f} points, standard deviation {again.std():.2f}"
+        told.append(f"{len(again)} runs trained once more, same seed and clips, on another machine: {spread}.")
     return told
 
 # %% ../../notebooks/workshop/report.ipynb #33124b8d
@@ -162,20 +161,20 @@ def report(folder: str | Path) -> str:
         margin=f"{MARGIN:.2f}",
         share=f"{100 * FEWER_ERRORS:.1f} %",
         about=_description(main),
-        answer=answer_sentence(answer),
+        answer=answer_sentence(answer, found),
         margins=margin_sentence(answer),
         choice=choice_sentence(answer),
-        cause=cause_sentence(answer, records),
+        dose=dose_sentence(answer, records),
+        cause=cause_sentence(answer, found),
         alt=describe_figure(answer) if answer.row is not None else "",
         missing=missing_text(answer.missing),
         networks=to_markdown(network_table(answer, records)) if len(answer.pairs) else "",
         tests=to_markdown(margin_table(answer)) if answer.row is not None else "",
-        told=bullets(told_beside(answer, records)),
+        told=bullets(told_beside(answer, found)),
         rules=plan_section(folder, "What counts as what"),
         limits=plan_section(folder, "What will not be concluded"),
         deviations=bullets(deviations(records, folder) or ["None is seen in the records, and none is told by hand."]),
         companions={question: text for question, text in beside.items() if text},
-        waiting=bullets(question for question, text in beside.items() if not text),
         robustness=any("robustness" in record for runs in found.values() for record in runs),
         cost=to_markdown(cost_table(found)),
         hours=f"{sum(record['seconds'] for record in records) / 3600:.1f}",

@@ -35,6 +35,7 @@ from deformlib.paper.answer import (
     cause_sentence,
     choice_sentence,
     compared,
+    dose_sentence,
     find_large,
     margin_sentence,
     read_answer,
@@ -76,13 +77,14 @@ def accuracy(name: str) -> str:
 
 def answer() -> str:
     """README's answer: the sentences of the study `large`, and what they are of."""
-    records = all_large(find_large(ROOT / "results"))
-    found = read_answer(records)
-    if found.row is None:
-        return f"Its runs are not there yet ({len(found.pairs)} of {found.seeds} pairs), so it has no answer so far.\n"
-    told = [f"**{answer_sentence(found)}**", margin_sentence(found), choice_sentence(found)]
-    told.append(cause_sentence(found, records))
-    ran = compared(records, found.seeds)
+    found = find_large(ROOT / "results")
+    records = all_large(found)
+    read = read_answer(records)
+    if read.row is None:
+        return f"Its runs are not there yet ({len(read.pairs)} of {read.seeds} pairs), so it has no answer so far.\n"
+    told = [f"**{answer_sentence(read, found)}**", margin_sentence(read), choice_sentence(read)]
+    told += [dose_sentence(read, records), cause_sentence(read, found)]
+    ran = compared(records, read.seeds)
     of = f" ({ran[0]['corpus']['videos']:,} clips; {describe_runs(ran)}.)" if ran else ""
     return " ".join(filter(None, told)) + of + "\n"
 
