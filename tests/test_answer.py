@@ -61,7 +61,7 @@ def test_equivalent_is_never_said_without_its_control(verdict: str):
     for changes, word in doubts.items():
         sentence = answer_sentence(answer, {"large_warps": twice(*changes)})
         assert (
-            f"Equivalent by the interval, while the control that the plan asks for is not {word}: on" in sentence
+            f"Equivalent by the interval, while the control that PLAN-3 asks for is not {word}: on" in sentence
         ) == (verdict == "equivalent")
     assert "control" not in answer_sentence(answer, {"large_warps": twice(*[-200, -210, -190, -200, -205])})
 

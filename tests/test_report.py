@@ -63,7 +63,7 @@ STATES = {
     "worse": ((-40, -50, -45, -60, -44, -52, -41, -48, -47, -55), "**Worse: on people that neither network has met"),
     "equivalent": (
         (3, -5, 8, 2, -7, 4, -2, 1, 6, -3),
-        "**Equivalent by the interval, while the control that the plan asks for is not run: on people",
+        "**Equivalent by the interval, while the control that PLAN-3 asks for is not run: on people",
     ),
     "undecided": ((0, 40, 2, 38, 1, 39, 3, 37, 20, 20), "**Undecided: on people that neither network has met"),
 }

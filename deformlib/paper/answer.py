@@ -151,7 +151,7 @@ def answer_sentence(answer: Answer, found: dict[str, list[dict]]) -> str:
     told = "" if answer.row is None else equivalence_sentence(answer.row)
     if answer.decided:
         doubt = {None: "run", False: "passed"}.get(is_control_passed(found))
-        hedged = f"Equivalent by the interval, while the control that the plan asks for is not {doubt}:"
+        hedged = f"Equivalent by the interval, while the control that PLAN-3 asks for is not {doubt}:"
         return told.replace("Equivalent:", hedged, 1) if doubt else told
     state = (
         f"{len(answer.pairs)} of {answer.seeds} pairs of runs are there (missing seeds: {missing_text(answer.missing)})"
@@ -268,7 +268,7 @@ def cause_sentence(answer: Answer, found: dict[str, list[dict]]) -> str:
         mean = ": the mean is, but its interval reaches to smaller losses" if lost.mean < -MARGIN else ""
         return (
             f"The trained networks use their offsets: {cost}. That this loss is more than {MARGIN:.2f} points, which "
-            f"the plan asks for before the study counts as able to see an effect of offsets, is not shown{mean}."
+            f"PLAN-3 asks for before the study counts as able to see an effect of offsets, is not shown{mean}."
         )
     return f"That the study can see an effect of offsets is not shown: {cost}, not surely more than {MARGIN:.2f} lost."
 
