@@ -61,7 +61,8 @@ def tap_positions(
     count = partial(torch.arange, device=offset.device, dtype=offset.dtype)
     axes = zip(offset.shape[2:], *map(to_2tuple, (kernel_size, stride, padding, dilation)), strict=True)
     rows, columns = (
-        count(length) * step - pad + count(taps).view(-1, 1) * spread for length, taps, step, pad, spread in axes
+        count(-pad, length * step - pad, step) + count(0, taps * spread, spread).view(-1, 1)
+        for length, taps, step, pad, spread in axes
     )  # [kh, H] and [kw, W]
     base = torch.broadcast_tensors(rows[:, None, :, None], columns[None, :, None, :])  # y and x, [kh, kw, H, W] each
     base = torch.stack(base, 2).flatten(0, 1)  # p + p_k, whole numbers: [K, 2, H, W]
