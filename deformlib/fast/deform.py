@@ -302,7 +302,7 @@ def nearest_on_map(points: Tensor, size: Sequence[int]) -> Tensor:
     return torch.stack(nearest, 3)
 
 
-WIDE = 32  # numbers that a point samples at once, from which on rows of a table are faster than maps
+WIDE = 24  # numbers that a point samples at once, from which on rows of a table are faster than maps
 
 
 def gather_conv2d(

@@ -90,7 +90,7 @@ def scattered_rows(grad: Tensor, rows: Tensor, weights: Tensor, length: int) -> 
     row, order = rows.flatten().sort()
     first = torch.searchsorted(row, torch.arange(length, dtype=row.dtype))
     sampled = order.double().div_(rows.shape[1]).int()  # exact, and faster than a division of integers
-    return weighted_rows(grad, sampled, weights.flatten()[order], first)
+    return weighted_rows(grad, sampled, weights.flatten().gather(0, order), first)
 
 # %% ../../notebooks/workshop/rows.ipynb #948f11fb
 def point_gradients(dots: Tensor, points: Tensor, below: Tensor, right: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class RowGradient(torch.autograd.Function):
         table = table.detach()
         rows, on_map, below, right = corner_rows(points, layout)
         weights = corner_weights(points, on_map, below, right)
-        grad_table, dots = torch.zeros_like(table), []
+        grad_table, dots = None, []
         grad_weight = None if weight is None else torch.zeros_like(weight)
         blocks = (each.split(layout.block, 2) for each in (pixels_last(rows), pixels_last(weights), grad))
         for some_rows, some_weights, some_grad in zip(*blocks, strict=True):
@@ -189,7 +189,8 @@ class RowGradient(torch.autograd.Function):
                 grad_rows = torch.bmm(grad_rows, weight, out=columns)
             grad_rows = grad_rows.reshape(len(index), -1).to(table.dtype)  # [N, D]
             dots.append(pixel_products(table, index, grad_rows).view(some_rows.shape))
-            grad_table += scattered_rows(grad_rows, index, share, len(table))
+            some_table = scattered_rows(grad_rows, index, share, len(table))
+            grad_table = some_table if grad_table is None else grad_table.add_(some_table)
         products = torch.cat(dots, 2).movedim(4, 0).unflatten(0, (2, 2)) * on_map
         grad_points = point_gradients(products, points, below, right)
         return (grad_table, grad_points) if grad_weight is None else (grad_table, grad_points, grad_weight)
@@ -229,12 +230,7 @@ def sample_rows(images: Tensor, points: Tensor, matrices: Tensor, groups: int, f
     table = pixels.reshape(-1, numbers).to(points.dtype).contiguous()
     start = torch.arange(batch * blocks, dtype=torch.int32) * (len(table) // (batch * blocks))
     start = start.view(batch, groups, -1, 1).transpose(0, 1) + torch.arange(taps, dtype=torch.int32) % step
-    columns = batch * blocks * taps * numbers  # of one position
-    layout = Layout(
-        start.flatten(2).unsqueeze(2),
-        step,
-        images.shape[2:],
-        math.ceil(max(block, 2 * table.numel()) / columns),
-    )
+    parts = max(round(batch * blocks * taps * numbers * positions / max(block, 2 * table.numel())), 1)
+    layout = Layout(start.flatten(2).unsqueeze(2), step, images.shape[2:], math.ceil(positions / parts))
     output = RowGather.apply(table, points.flatten(4).contiguous(), None if first else matrices, layout)
     return output.permute(1, 0, 3, 2).reshape(batch, -1, positions).to(images.dtype)  # from [groups, B, P, F / groups]

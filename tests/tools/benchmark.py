@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import torchvision
+from course import processor
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
@@ -206,9 +207,9 @@ def store(folder: Path, name: str, title: str, found: dict, tables: list[str]) -
     """Write what was found, and the machine, to name.json, and the tables to name.md; returns the latter."""
     from deformlib.paper.study import machine
 
-    record = machine(1) | {"date": datetime.date.today().isoformat()} | found
+    record = machine(1) | {"date": datetime.date.today().isoformat(), "processor": processor()} | found
     record["versions"]["torchvision"] = torchvision.__version__
-    where = f"{record['device']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}"
+    where = f"{record['device']}, {record['processor']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}"
     text = "\n".join([f"{title}; {where}.\n", *tables])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in ((f"{name}.json", json.dumps(record, indent=1) + "\n"), (f"{name}.md", text)):
