@@ -209,7 +209,8 @@ def store(folder: Path, name: str, title: str, found: dict, tables: list[str]) -
 
     record = machine(1) | {"date": datetime.date.today().isoformat(), "processor": processor()} | found
     record["versions"]["torchvision"] = torchvision.__version__
-    where = f"{record['device']}, {record['processor']}, torch {record['versions']['torch']}, {record['date']}, commit {record['commit']}"
+    where = f"{record['device']}, {record['processor']}, torch {record['versions']['torch']}"
+    where += f", {record['date']}, commit {record['commit']}"
     text = "\n".join([f"{title}; {where}.\n", *tables])
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in ((f"{name}.json", json.dumps(record, indent=1) + "\n"), (f"{name}.md", text)):
