@@ -6,6 +6,8 @@
 __all__ = ['Conv3dStack']
 
 # %% ../notebooks/05_conv3d.ipynb #73c88952
+from functools import partial
+
 from torch import Tensor, nn
 
 from .fast.winograd import WinogradConv3d
@@ -39,17 +41,20 @@ class Conv3dStack(nn.Module):
         if pool not in pools:
             raise ValueError(f"pool must be 'max' or 'average', got {pool!r}")
         first, second, third = widths
+        leaky = partial(nn.LeakyReLU, 0.2, inplace=True)
+
+        def shrink(kernel: tuple[int, int, int]) -> list[nn.Module]:  # the largest of a block stays it under LeakyReLU
+            return [pools[pool](kernel), leaky()] if pool == "max" else [leaky(), pools[pool](kernel)]
+
         self.layers = nn.Sequential(
             nn.Conv3d(in_channels, first, 3, padding=1, bias=False),  # [B, first, T, H, W]
-            nn.LeakyReLU(0.2, inplace=True),
-            pools[pool]((1, 2, 2)),  # [B, first, T, H // 2, W // 2]
+            *shrink((1, 2, 2)),  # [B, first, T, H // 2, W // 2]
             WinogradConv3d(first, second),
             nn.BatchNorm3d(second, eps=1e-3, momentum=norm_momentum),
-            nn.LeakyReLU(0.2, inplace=True),
-            pools[pool]((2, 2, 2)),  # [B, second, T // 2, H // 4, W // 4]
+            *shrink((2, 2, 2)),  # [B, second, T // 2, H // 4, W // 4]
             WinogradConv3d(second, third),
             nn.BatchNorm3d(third, eps=1e-3, momentum=norm_momentum),
-            nn.LeakyReLU(0.2, inplace=True),
+            leaky(),
         )
 
     def forward(self, clips: Tensor) -> Tensor:
