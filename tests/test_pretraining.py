@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from deformlib.corpus import Corpus
-from deformlib.paper.pretraining import MOTION, PRETRAINED, PretrainedMethod, above_chance, permutation_p
+from deformlib.paper.pretraining import MOTION, PRETRAINED, PretrainedMethod, above_chance, motion_answer, permutation_p
 from deformlib.paper.study import Experiment, StudyError, make_split, run
 
 BRIEF = {"epochs": 1, "epoch_steps": 2}
@@ -109,3 +109,32 @@ def test_above_chance_or_not():
         [100 * np.mean(np.equal(*(b["validation"][k] for k in ("label", "predicted")))) for b in base]
     )
     assert row.model == "m" and row.accuracy == pytest.approx(each.mean()) and row.low < row.accuracy < row.high
+
+
+def test_the_rules_of_the_plan_are_told_by_a_function():
+    """Above chance or not, the aim, the reason, the difference: by the plan's rules; nothing before all were tested."""
+    label = list(range(10)) * 10
+    wrong = [(each + 1) % 10 for each in label]
+
+    def told(**right: int) -> list[str]:
+        records = []
+        for model in MOTION["large_motion"].models:
+            for place, person in enumerate("abcdefgh"):
+                count = right.get(model, 0) + place % 2
+                record = answers(person, place, label, label[:count] + wrong[count:], 10)
+                record["corpus"]["actors"] = 8
+                records.append(record | {"experiment": {"model": model, "seed": place}})
+        assert motion_answer(records[:-1]) == []
+        return motion_answer(records)
+
+    level, others, reason, deformation = told(pretrained_plain=17, probe_plain=25, scratch_plain=7)
+    assert "pretrained_plain: 17.5 % right" in level and "interval over 8 people 17.1 to 17.9" in level
+    assert "above chance, 10 %, and the aim of 16 % is reached" in level
+    assert others.endswith("by p below 0.0125: probe_plain.") and "+10.0 points" in reason and "is shown" in reason
+    assert "-17.0 points (-17.0 to -17.0): a difference" in deformation
+    level, others, reason, deformation = told(pretrained_plain=9, pretrained_deformable=9, scratch_plain=9)
+    assert "not shown to be above chance, 10 %" in level and "aim" not in level and others.endswith("none.")
+    assert "is not shown" in reason and "no difference shown" in deformation
+    level, *_ = told(pretrained_plain=13)
+    assert "13.5 %" in level and "and the aim of 16 % is not reached" in level
+    assert motion_answer([]) == []

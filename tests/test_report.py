@@ -12,6 +12,7 @@ from deformlib import __main__
 from deformlib.paper.answer import find_large
 from deformlib.paper.curves import UNCHANGED
 from deformlib.paper.report import (
+    LARGE,
     info_sheet,
     plan_section,
     repeat_table,
@@ -182,7 +183,7 @@ def test_missing_studies_are_named(results: Path):
         f"{name}: not run." for name in ("example-motion", "example-words", "example-styles")
     ]
     lines = [line for line in info_sheet(results).splitlines() if "| not run | `python -m deformlib study" in line]
-    assert len(lines) == 3 + sum(name.startswith("large") for name in STUDIES)
+    assert len(lines) == 3 + len(LARGE)
     assert "*Are the offsets aligned with the body?* not run." in page and "nan" not in page
     with pytest.raises(
         ResultsError, match="has no records in large or in any of example-claims, .*name another folder or run"

@@ -40,6 +40,7 @@ from deformlib.paper.answer import (
 from .claims import describe_runs
 from .curves import draw_robustness, robustness_gain, warped_accuracy, warped_differences
 from .powered import FEWER_ERRORS, MARGIN, test_share, tost
+from .pretraining import MOTION, motion_answer
 from .small_studies import PARTS, bullets, draw_figures, fill_page, read_studies, runs_of, small_page
 from .study import BOTH, STUDIES
 from .table2 import COLORS, PAPER, escape_markdown, format_range, to_markdown
@@ -47,12 +48,12 @@ from ..records import ResultsError
 from ..tables import runs_table
 
 # %% ../../notebooks/workshop/report.ipynb #5f13d1dd
-LARGE = tuple(name for name in STUDIES if name.startswith("large"))
+LARGE = {name: study for name, study in STUDIES.items() if name.startswith("large")} | MOTION
 
 
 def runs_for(name: str, found: dict[str, list[dict]]) -> list[dict]:
     """The recorded runs of the study `name` of LARGE: of its own folder, or its models among all runs of the recipe."""
-    study, records = STUDIES[name], found.get(name, all_large(found))
+    study, records = LARGE[name], found.get(name, all_large(found))
     own = [model for model in study.models if model not in BOTH] or study.models
     chosen = [r for r in records if r["experiment"]["model"] in own and r["experiment"]["split"] in study.splits]
     return [record for record in chosen if "robustness" in record or not study.warped]
@@ -119,15 +120,18 @@ def cost_table(found: dict[str, list[dict]]) -> pd.DataFrame:
         runs = runs_for(name, found)
         hours = f"{sum(record['seconds'] for record in runs) / 3600:.2f}" if runs else "not run"
         beside = " --results results/large" * (name == "large_controls" or bool(runs) and name not in found)
-        rows.append((STUDIES[name].question, len(runs), hours, f"`python -m deformlib study {name}{beside}`"))
+        beside = " --corpus path/to/ebmdb" * (name == "large_motion") + beside
+        rows.append((LARGE[name].question, len(runs), hours, f"`python -m deformlib study {name}{beside}`"))
     return pd.DataFrame(rows, columns=["question", "runs", "hours", "command"])
 
 # %% ../../notebooks/workshop/report.ipynb #7f3f31d9
 def companion(name: str, found: dict[str, list[dict]]) -> str:
-    """What a study beside `large` found: a table of its models or splits, or lines on warped clips; "" if not run."""
-    study, runs = STUDIES[name], runs_for(name, found)
+    """What a study beside `large` found: a table of its models or splits, or lines; "" if it has nothing to say."""
+    study, runs = LARGE[name], runs_for(name, found)
     if not runs:
         return ""
+    if name == "large_motion":
+        return bullets(map(escape_markdown, motion_answer(runs))) + "\n" if motion_answer(runs) else ""
     if study.warped:
         return bullets(line for split in study.splits for line in robustness_lines(runs, split)) + "\n"
     if models := [model for model in study.models if model not in BOTH]:
@@ -152,7 +156,7 @@ def report(folder: str | Path) -> str:
     records = all_large(found)
     answer = read_answer(records)
     main = compared(records, answer.seeds)
-    beside = {STUDIES[name].question: companion(name, found) for name in LARGE[1:]}
+    beside = {LARGE[name].question: companion(name, found) for name in list(LARGE)[1:]}
     return fill_page(
         "report.md",
         count=len(records),
