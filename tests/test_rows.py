@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from factories import ORDERS, deform_arguments
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -244,6 +245,35 @@ def test_a_parameter_as_the_image_and_frozen_arguments():
     frozen = x.detach().requires_grad_()
     (got,) = torch.autograd.grad(deform_conv2d(frozen, offset.detach(), weight.detach(), **options).sum(), frozen)
     assert torch.allclose(got, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("channels", [32, 64])
+@pytest.mark.parametrize(("batch", "size"), [(0, (5, 4)), (1, (1, 1)), (2, (1, 1)), (1, (1, 3))])
+def test_no_image_and_maps_of_less_than_four_pixels(batch, size, channels):
+    """An empty batch, and tables with fewer rows than a sum has."""
+    arguments, options = draw((batch, channels, 32, 1, 1, 1), size=size)
+    ours, theirs = (both_passes(operator, arguments, **options) for operator in (deform_conv2d, torchvision_conv2d))
+    assert engines(ours[0]) == {"RowGatherBackward" if batch else "GridGatherBackward"}
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.shape == other.shape and torch.allclose(mine, other, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["sample first", "project first"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_embedding_bag_is_handed_contiguous_tables(name, batch, monkeypatch):
+    """Other strides are correct and several times slower (findings/embedding_bag_strided_table.sh)."""
+    seen = []
+
+    def watched(rows, table, *more, **options):
+        seen.append(table)
+        return embedding_bag(rows, table, *more, **options)
+
+    embedding_bag = F.embedding_bag
+    monkeypatch.setattr(F, "embedding_bag", watched)
+    arguments, options = draw((batch, *WIDE_SHAPES[name][1:]), dtype=torch.float32)
+    arguments[0] = arguments[0].detach().to(memory_format=torch.channels_last).mT.contiguous().mT.requires_grad_()
+    both_passes(deform_conv2d, arguments, **options)
+    assert len(seen) >= 2 and all(table.is_contiguous() for table in seen)
 
 
 def test_rows_that_nobody_sampled_get_no_gradient():

@@ -329,7 +329,7 @@ def gather_conv2d(
     numbers = channel_blocks * (filters // groups) if first else input.shape[1]  # to be sampled by each tap
     as_graph = torch.jit.is_tracing() or torch.compiler.is_exporting()
     traced = as_graph or torch.compiler.is_compiling() or type(input) not in (Tensor, Parameter)  # no fake tensors
-    wide = numbers >= WIDE * channel_blocks and len(input) * rows * columns >= filters * (taps > 1)
+    wide = numbers >= WIDE * channel_blocks and len(input) * rows * columns >= (filters if taps > 1 else 1)
     by_rows = wide and input.device.type == "cpu" and not (per_filter or traced)
     matrices = kernel_matrices(weight, groups, channel_blocks, per_filter) if first or by_rows else weight
     if by_rows:

@@ -74,6 +74,8 @@ def pixel_products(table: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
 
     They are some numbers of a large matrix product, which is how PyTorch calls them: entries of a sparse matrix.
     """
+    missing = rows.shape[1] - len(table)  # PyTorch takes no more entries than the matrix has places
+    table = F.pad(table, (0, 0, 0, missing)) if missing > 0 else table
     first = torch.arange(0, rows.numel() + 1, rows.shape[1])
     entries = torch.zeros(rows.numel(), dtype=table.dtype)
     wanted = torch.sparse_csr_tensor(
@@ -181,15 +183,15 @@ class RowGradient(torch.autograd.Function):
         blocks = (each.split(layout.block, 2) for each in (pixels_last(rows), pixels_last(weights), grad))
         for some_rows, some_weights, some_grad in zip(*blocks, strict=True):
             together = 3 if weight is None else 4
-            index, share = (each.flatten(together).flatten(0, -2) for each in (some_rows, some_weights))  # [N, n]
+            index, scale = (each.flatten(together).flatten(0, -2) for each in (some_rows, some_weights))  # [N, n]
             grad_rows = some_grad.flatten(1, 2)  # [groups, B * positions, D or F]
             if weight is not None and grad_weight is not None:
-                columns = weighted_rows(table, index, share).to(weight.dtype).view(*grad_rows.shape[:2], -1)
+                columns = weighted_rows(table, index, scale).to(weight.dtype).view(*grad_rows.shape[:2], -1)
                 grad_weight.baddbmm_(grad_rows.mT, columns)
                 grad_rows = torch.bmm(grad_rows, weight, out=columns)
-            grad_rows = grad_rows.reshape(len(index), -1).to(table.dtype)  # [N, D]
+            grad_rows = grad_rows.reshape(len(index), -1).to(table.dtype).contiguous()  # [N, D]
             dots.append(pixel_products(table, index, grad_rows).view(some_rows.shape))
-            some_table = scattered_rows(grad_rows, index, share, len(table))
+            some_table = scattered_rows(grad_rows, index, scale, len(table))
             grad_table = some_table if grad_table is None else grad_table.add_(some_table)
         products = torch.cat(dots, 2).movedim(4, 0).unflatten(0, (2, 2)) * on_map
         grad_points = point_gradients(products, points, below, right)
@@ -228,7 +230,7 @@ def sample_rows(images: Tensor, points: Tensor, matrices: Tensor, groups: int, f
     if first:
         pixels = pixels @ matrices.flatten(1, 2).mT  # [B, blocks, H * W, K * F / groups]
     table = pixels.reshape(-1, numbers).to(points.dtype).contiguous()
-    start = torch.arange(batch * blocks, dtype=torch.int32) * (len(table) // (batch * blocks))
+    start = torch.arange(batch * blocks, dtype=torch.int32) * (pixels.shape[2] * step)
     start = start.view(batch, groups, -1, 1).transpose(0, 1) + torch.arange(taps, dtype=torch.int32) % step
     parts = max(round(batch * blocks * taps * numbers * positions / max(block, 2 * table.numel())), 1)
     layout = Layout(start.flatten(2).unsqueeze(2), step, images.shape[2:], math.ceil(positions / parts))

@@ -107,7 +107,8 @@ def draw_large(found: dict[str, list[dict]]) -> dict[str, plt.Figure]:
     if len(table := warped_accuracy(warped)):
         figures["robustness"], axes = plt.subplots(2, 4, figsize=(10, 4.6), sharey="row", layout="constrained")
         draw_robustness(table, axes, COLORS, 100 / len(warped[0]["corpus"]["classes"]))
-        axes[0, 0].legend(fontsize=9)
+        lines = axes[0, 0].get_legend_handles_labels()
+        figures["robustness"].legend(*lines, loc="outside upper center", ncols=2, fontsize=9)
         axes[0, 0].set_ylabel("percent right")
         axes[1, 0].set_ylabel("deformable - plain")
     return figures
