@@ -51,8 +51,8 @@ def _add_tiles(maps: Tensor, tiles: Tensor) -> None:
 
 
 def _bands(maps: Tensor) -> list[tuple[int, int]]:
-    """First row and end of bands of maps [T, H, W, C] that have about 200 tiles, so that a cache holds them."""
-    rows = 4 * max(1, 200 // (len(maps) * maps.shape[2] // 16))
+    """First row and end of bands of maps [T, H, W, C] that have about 120 tiles, so that a cache holds them."""
+    rows = 4 * max(1, 120 // (len(maps) * maps.shape[2] // 16))
     return [(top, min(top + rows, maps.shape[1])) for top in range(0, maps.shape[1], rows)]
 
 # %% ../../notebooks/workshop/winograd.ipynb #9e4b2b81
