@@ -129,3 +129,15 @@ def test_an_activation_in_place_may_follow_in_training():
     got, layer.weight.grad = layer.weight.grad, None
     nn.functional.leaky_relu(nn.functional.conv3d(clips, layer.weight, padding=1)).sum().backward()
     assert torch.allclose(got, layer.weight.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_a_compiled_layer_is_the_ordinary_convolution():
+    """One operation in the graph, and not a loop unrolled over clips and bands; the same numbers."""
+    layer, clips, seen = WinogradConv3d(64, 2), torch.rand(2, 64, 4, 4, 8), []
+
+    def backend(graph, example_inputs):
+        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    output = torch.compile(layer, backend=backend)(clips)
+    assert seen == [torch.conv3d] and torch.allclose(output, layer(clips), atol=1e-5)

@@ -128,7 +128,7 @@ class WinogradConv3d(nn.Conv3d):
 
     def forward(self, clips: Tensor) -> Tensor:
         plain = clips.device.type != "cpu" or clips.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
-        graph = torch.jit.is_tracing() or torch.compiler.is_exporting()  # of ordinary operations, good for any machine
+        graph = torch.jit.is_tracing() or torch.compiler.is_compiling()  # of ordinary operations, good for any machine
         if plain or graph or self.in_channels < 64:
             return super().forward(clips)
         return conv3d_winograd(clips, self.weight)
