@@ -165,6 +165,10 @@ def motion_answer(records: list[dict]) -> list[str]:
     found = ", ".join(others[(others.low > chance) & (others.p < 0.05 / 4)].index) or "none"
     gain = above_chance(records, "scratch_plain").set_index("model").loc[base]
     more = above_chance(records, base).set_index("model").loc["pretrained_deformable"]
+    scratch, fair = table.loc[list(models[4:])], 0.05 / len(models)
+    told = [f"{name} {r.accuracy:.1f} % ({r.low:.1f} to {r.high:.1f}), p {r.p:.4f}" for name, r in scratch.iterrows()]
+    strong = ", ".join(table[(table.low > chance) & (table.p < fair)].index) or "none"
+    moved = above_chance(records, "scratch_plain").set_index("model").loc["scratch_deformable"]
     ends = "({0.low:+.1f} to {0.high:+.1f})".format
     return [
         f"{base}: {level.accuracy:.1f} % right on people never met, 95 % interval over {level.people} people "
@@ -174,4 +178,7 @@ def motion_answer(records: list[dict]) -> list[str]:
         f"from procedural films is the reason is {'shown' if gain.low > 0 else 'not shown'}.",
         f"pretrained_deformable less {base}, paired by person: {more.accuracy:+.1f} points {ends(more)}: "
         f"{'a difference' if more.low > 0 or more.high < 0 else 'no difference shown'}; the plan has no rule for it.",
+        f"Told beside it, and worded when the levels were known: from scratch, {', '.join(told)}; of all six, above "
+        f"chance by p below {fair:.4f}: {strong}; scratch_deformable less scratch_plain "
+        f"{moved.accuracy:+.1f} points {ends(moved)}.",
     ]
