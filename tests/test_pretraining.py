@@ -133,7 +133,7 @@ def test_the_rules_of_the_plan_are_told_by_a_function():
     assert others.endswith("by p below 0.0125: probe_plain.") and "+10.0 points" in reason and "is shown" in reason
     assert "-17.0 points (-17.0 to -17.0): a difference" in deformation
     assert "worded when the levels were known" in beside and "from scratch, scratch_plain 7.5 % (7.1 to 7.9)" in beside
-    assert "by p below 0.0083: pretrained_plain, probe_plain; scratch_deformable less scratch_plain -7.0" in beside
+    assert "by p below 0.05 / 6: pretrained_plain, probe_plain; scratch_deformable less scratch_plain -7.0" in beside
     level, others, reason, deformation, beside = told(pretrained_plain=9, pretrained_deformable=9, scratch_plain=9)
     assert "not shown to be above chance, 10 %" in level and "aim" not in level and others.endswith("none.")
     assert "is not shown" in reason and "no difference shown" in deformation

@@ -165,9 +165,9 @@ def motion_answer(records: list[dict]) -> list[str]:
     found = ", ".join(others[(others.low > chance) & (others.p < 0.05 / 4)].index) or "none"
     gain = above_chance(records, "scratch_plain").set_index("model").loc[base]
     more = above_chance(records, base).set_index("model").loc["pretrained_deformable"]
-    scratch, fair = table.loc[list(models[4:])], 0.05 / len(models)
+    scratch = table.loc[list(models[4:])]
     told = [f"{name} {r.accuracy:.1f} % ({r.low:.1f} to {r.high:.1f}), p {r.p:.4f}" for name, r in scratch.iterrows()]
-    strong = ", ".join(table[(table.low > chance) & (table.p < fair)].index) or "none"
+    strong = ", ".join(table[(table.low > chance) & (table.p < 0.05 / len(models))].index) or "none"
     moved = above_chance(records, "scratch_plain").set_index("model").loc["scratch_deformable"]
     ends = "({0.low:+.1f} to {0.high:+.1f})".format
     return [
@@ -179,6 +179,6 @@ def motion_answer(records: list[dict]) -> list[str]:
         f"pretrained_deformable less {base}, paired by person: {more.accuracy:+.1f} points {ends(more)}: "
         f"{'a difference' if more.low > 0 or more.high < 0 else 'no difference shown'}; the plan has no rule for it.",
         f"Told beside it, and worded when the levels were known: from scratch, {', '.join(told)}; of all six, above "
-        f"chance by p below {fair:.4f}: {strong}; scratch_deformable less scratch_plain "
+        f"chance by p below 0.05 / {len(models)}: {strong}; scratch_deformable less scratch_plain "
         f"{moved.accuracy:+.1f} points {ends(moved)}.",
     ]
