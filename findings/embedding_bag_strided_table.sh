@@ -3,7 +3,7 @@
 # is_fast_path_index_select_scale). A transposed view goes to a loop on one thread, row after row, with a step between any two numbers; the
 # fast kernel would have copied the table by itself. Nothing is said, and the documentation names no such condition. Wrong numbers of such
 # tables were mended in 2020 (https://github.com/pytorch/pytorch/issues/43723); about their time nothing was found.
-# Seen: five to eight times the time of a copy and the sum over it, with one thread and with two; the same numbers. Fails if that changes.
+# Seen: five to twelve times the time of a copy and the sum over it, with one thread and with two; the same numbers. Fails if that changes.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
