@@ -53,7 +53,7 @@ def test_double_backward_is_refused():
 
 
 def test_float32_at_a_wide_layer():
-    """Output and gradients of a wide layer: 1e-5 of the norm, 2e-5 of the largest number."""
+    """Output and gradients of a wide layer: 4e-6 of the norm, 1e-5 of the largest number."""
     torch.manual_seed(0)
     clips, weight = torch.randn(1, 128, 8, 8, 8), torch.randn(64, 128, 3, 3, 3) * 0.02
     results = []
@@ -63,7 +63,7 @@ def test_float32_at_a_wide_layer():
         results.append((output, *torch.autograd.grad(output.square().sum(), (x, w))))
     for exact, ours in zip(*results, strict=True):
         difference = ours.double() - exact.double()
-        assert difference.norm() < 1e-5 * exact.norm() and difference.abs().max() < 2e-5 * exact.abs().max()
+        assert difference.norm() < 4e-6 * exact.norm() and difference.abs().max() < 1e-5 * exact.abs().max()
 
 
 def test_counted_multiply_adds():
