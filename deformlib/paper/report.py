@@ -132,7 +132,8 @@ def companion(name: str, found: dict[str, list[dict]]) -> str:
     if not runs:
         return ""
     if name == "large_motion":
-        return bullets(map(escape_markdown, motion_answer(runs))) + "\n" if motion_answer(runs) else ""
+        told = motion_answer(runs)
+        return bullets(map(escape_markdown, told)) + "\n" * bool(told)
     if study.warped:
         return bullets(line for split in study.splits for line in robustness_lines(runs, split)) + "\n"
     if models := [model for model in study.models if model not in BOTH]:
