@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 from .corpus import Corpus
 from .dataset import loader, prefetch
 from .deform import parameter_groups
+from .fast.memory import keep_freed_memory
 from .files import DeformlibError, atomic_write, file_lock
 from .progress import say, show_progress
 from .splits import Split
@@ -325,6 +326,8 @@ def prepare(net: nn.Module, config: TrainConfig) -> tuple[Accelerator, nn.Module
     """
     distributed_state()
     accelerator = Accelerator(mixed_precision=precision())
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     parts = config.accumulate * accelerator.num_processes
     if config.batch % parts:
         raise TrainingError(f"A batch of {config.batch} makes no {parts} equal parts: choose a multiple of {parts}.")

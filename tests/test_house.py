@@ -26,6 +26,7 @@ DOORS = {
     ("corpus", "media.cache"),
     ("deform", "fast.deform"),
     ("conv3d", "fast.winograd"),
+    ("training", "fast.memory"),
 }
 COMMANDS = {("__main__", "paper.commands"), ("colab", "paper.commands")}  # the command line stands above all
 
@@ -71,8 +72,8 @@ def test_the_core_is_read_in_an_evening():
 
 
 def test_the_core_imports_no_wing_but_by_its_doors():
-    """Each door is one import statement: the engine of the operator and of the 3D convolution, the decoder, the labels
-    of a folder.
+    """Each door is one import statement: the engine of the operator and of the 3D convolution, memory that is kept,
+    the decoder, the labels of a folder.
     """
     met = [
         (name, other) for name, others in all_imports().items() if "." not in name for other in others if "." in other

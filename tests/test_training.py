@@ -525,6 +525,14 @@ def test_a_checkpoint_is_written_when_its_time_has_come(toys: ToyCorpus, split: 
     assert found == [0, 0, 2, 2, 2, 5, 5, 5] and saved_step(tmp_path) == 8
 
 
+def test_a_training_on_a_cpu_keeps_its_memory(toys, split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Told to the C library once, before the first step; a network that lives on a GPU leaves it alone."""
+    asked = []
+    monkeypatch.setattr("deformlib.training.keep_freed_memory", lambda: asked.append(1))
+    fit(OtherNet(), toys, split, replace(BRIEF, epochs=1), tmp_path)
+    assert len(asked) == (not torch.cuda.is_available())
+
+
 def test_the_network_is_compiled_on_request(toys, split, other_straight, tmp_path: Path, monkeypatch):
     """Traced by torch.compile, then run as it is, which needs no C++ compiler: the weights of an uncompiled run.
 

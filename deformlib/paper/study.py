@@ -678,10 +678,6 @@ def undone(experiments: Sequence[Experiment], folder: Path, warped: bool = False
     return [experiment for experiment in experiments if not done(folder / f"{experiment.name}.json")]
 
 # %% ../../notebooks/workshop/study.ipynb #237b9390
-# glibc keeps freed memory: each step asks for the same again, and fresh pages cost a system call and zeros
-_KEEP_MEMORY = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000"
-
-
 def _share(workers: int, *words) -> list[dict]:
     """Let so many processes call `run(*words)` on one list, and return what the first of them returns."""
     ours, variables = set(multiprocessing.active_children()), os.environ.copy()
@@ -689,7 +685,6 @@ def _share(workers: int, *words) -> list[dict]:
         try:
             calls = []
             os.environ["OMP_NUM_THREADS"] = "1"
-            os.environ.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
             for worker in range(workers):  # each starts one process, which reads these variables
                 os.environ["TQDM_POSITION"] = str(worker)
                 calls.append(pool.submit(run, *words))
