@@ -57,6 +57,24 @@ def test_warped_verdicts_by_hand():
     assert upright.loc["all", "mean"] == pytest.approx(8.85)
 
 
+@pytest.mark.parametrize("gain, robust, more", [(0.09, "shown", "more there"), (0.02, "not shown", "less there")])
+def test_the_upright_study_in_words(gain: float, robust: str, more: str):
+    """Nine points, seven of them robustness, and three more than where turned copies trained; or two, of none."""
+    records = [
+        record(model, seed, 0.7 + clean, split, 0.4 + 0.001 * seed * (model == "plain") + extra)
+        for split, extras in (("by_actor", (0.0, 0.06)), ("by_actor_upright", (0.0, gain)))
+        for seed in range(4)
+        for model, clean, extra in (("plain", 0.0, extras[0]), ("deformable", 0.02, extras[1]))
+    ]
+    levels, verdict, rest = curves.upright_answer(records)
+    assert "4 seeds: plain 70.0 %, deformable 72.0 %; on warped clips plain 35." in levels
+    assert f"warped clips {100 * gain - 0.15:+.2f} (" in verdict and verdict.endswith(f"must be better, is {robust}.")
+    assert rest.startswith(f"Less what it adds where turned copies trained: {100 * gain - 6:+.2f} (")
+    assert rest.endswith(f"points: it adds {more}.")
+    assert len(curves.upright_answer([r for r in records if r["split"]["name"] != "by_actor"])) == 2
+    assert curves.upright_answer(records[:8]) == []
+
+
 def test_nothing_recorded_is_no_error():
     """Nor are runs without warped clips, or of one model."""
     for some in ([], [record("plain", 0, 0.5)], [record("plain", seed, 0.5, warped=0.4) for seed in range(3)]):

@@ -5,7 +5,8 @@ train; deformable less plain along both, by the rules of the large study."""
 
 # %% auto #0
 __all__ = ['UNCHANGED', 'AXES', 'warped_accuracy', 'warped_differences', 'robustness_gain', 'draw_band', 'draw_robustness',
-           'warped_verdicts', 'more_when_upright', 'learning_curve', 'learning_verdicts', 'draw_learning']
+           'warped_verdicts', 'more_when_upright', 'upright_answer', 'learning_curve', 'learning_verdicts',
+           'draw_learning']
 
 # %% ../../notebooks/workshop/curves.ipynb #ba18efd2
 from collections.abc import Iterable, Mapping
@@ -115,6 +116,38 @@ def more_when_upright(records: list[dict]) -> np.ndarray:
         return np.empty(0)
     upright, turned = (robustness_gain(table)["accuracy"] for table in tables)
     return (upright - turned).dropna().to_numpy()
+
+# %% ../../notebooks/workshop/curves.ipynb #c0a71d02
+def upright_answer(records: list[dict]) -> list[str]:
+    """The study `large_upright` in sentences, by PLAN-2's rules, from its runs and those of `large_warps`.
+
+    Empty with fewer than two seeds of both models.
+    """
+    split, told = "by_actor_upright", []
+    verdicts = warped_verdicts(records, split).set_index("warp")
+    if not len(verdicts):
+        return []
+
+    def span(mean: float, half: float) -> str:
+        return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+    row, table = verdicts.loc["all"], warped_accuracy(records, split)
+    same = table["amount"] == table["kind"].map(UNCHANGED)
+    levels = [table[chosen].groupby("model")["accuracy"].mean() for chosen in (same, ~same)]
+    clean, warped = (f"plain {level['plain']:.1f} %, deformable {level['deformable']:.1f} %" for level in levels)
+    told.append(f"Trained on copies of which none is turned, {row['seeds']} seeds: {clean}; on warped clips {warped}.")
+    both = row["verdict"] == row["robustness verdict"] == "better"
+    robust, ends = span(row["robustness"], row["robustness ci95"]), "shown" if both else "not shown"
+    told.append(
+        f"Deformable less plain on warped clips {span(row['mean'], row['ci95'])} points, {row['verdict']}; less lost "
+        f"by the warp {robust}, {row['robustness verdict']}. That deformation makes robust, for which both must be "
+        f"better, is {ends}."
+    )
+    if len(more := more_when_upright(records)) > 1:
+        found = tost(more)
+        says = {"better": "it adds more there", "worse": "it adds less there"}.get(found.verdict, "no difference shown")
+        told.append(f"Less what it adds where turned copies trained: {span(found.mean, found.half95)} points: {says}.")
+    return told
 
 # %% ../../notebooks/workshop/curves.ipynb #b3aea3f9
 def learning_curve(records: list[dict]) -> pd.DataFrame:

@@ -38,7 +38,7 @@ from deformlib.paper.answer import (
     split_rows,
 )
 from .claims import describe_runs
-from .curves import draw_robustness, robustness_gain, warped_accuracy, warped_differences
+from .curves import draw_robustness, robustness_gain, upright_answer, warped_accuracy, warped_differences
 from .powered import FEWER_ERRORS, MARGIN, test_share, tost
 from .pretraining import MOTION, motion_answer
 from .small_studies import PARTS, bullets, draw_figures, fill_page, read_studies, runs_of, small_page
@@ -134,6 +134,9 @@ def companion(name: str, found: dict[str, list[dict]]) -> str:
     if name == "large_motion":
         told = motion_answer(runs)
         return bullets(map(escape_markdown, told)) + "\n" * bool(told)
+    if name == "large_upright":
+        told = upright_answer(runs + found.get("large_warps", []))
+        return bullets(told) + "\n" * bool(told)
     if study.warped:
         return bullets(line for split in study.splits for line in robustness_lines(runs, split)) + "\n"
     if models := [model for model in study.models if model not in BOTH]:
