@@ -1,5 +1,6 @@
 """Networks that start from a finished run, and whether a level over people is above chance."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from deformlib.corpus import Corpus
+from deformlib.paper import pretraining
 from deformlib.paper.pretraining import MOTION, PRETRAINED, PretrainedMethod, above_chance, motion_answer, permutation_p
 from deformlib.paper.study import Experiment, StudyError, make_split, run
 
@@ -111,8 +113,9 @@ def test_above_chance_or_not():
     assert row.model == "m" and row.accuracy == pytest.approx(each.mean()) and row.low < row.accuracy < row.high
 
 
-def test_the_rules_of_the_plan_are_told_by_a_function():
+def test_the_rules_of_the_plan_are_told_by_a_function(monkeypatch: pytest.MonkeyPatch):
     """Above chance or not, the aim, the reason, the difference: by the plan's rules; nothing before all were tested."""
+    monkeypatch.setattr(pretraining, "permutation_p", partial(permutation_p, draws=500))
     label = list(range(10)) * 10
     wrong = [(each + 1) % 10 for each in label]
 
