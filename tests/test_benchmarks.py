@@ -62,7 +62,12 @@ def test_the_network_benchmark_runs(tmp_path: Path):
     """A small network in every form, each checked against the naive one on the way: rows for all, with their ratios."""
     found = quick(benchmark_network, tmp_path)
     assert {row["move"] for row in found["stack"]} >= set(benchmark_network.MOVES[:-1])  # bfloat16 where it is quick
-    assert {row["network"] for row in found["step"]} == {"naive", benchmark_network.KEPT, "ours"}
+    assert [row["network"] for row in found["step"]][:4] == [
+        "naive",
+        "ours, memory not kept",
+        benchmark_network.KEPT,
+        "ours",
+    ]
     assert len(found["conv3d"]) == 3
     for name in ("stack", "conv3d", "step"):
         first = found[name][0]

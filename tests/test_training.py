@@ -527,10 +527,11 @@ def test_a_checkpoint_is_written_when_its_time_has_come(toys: ToyCorpus, split: 
 
 def test_a_training_on_a_cpu_keeps_its_memory(toys, split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Told to the C library once, before the first step; a network that lives on a GPU leaves it alone."""
-    asked = []
-    monkeypatch.setattr("deformlib.training.keep_freed_memory", lambda: asked.append(1))
-    fit(OtherNet(), toys, split, replace(BRIEF, epochs=1), tmp_path)
-    assert len(asked) == (not torch.cuda.is_available())
+    net, seen = OtherNet(), []
+    monkeypatch.setattr("deformlib.training.keep_freed_memory", lambda: seen.append("memory"))
+    net.register_forward_pre_hook(lambda *words: seen.append("forward"))
+    fit(net, toys, split, replace(BRIEF, epochs=1), tmp_path)
+    assert seen[0] == ("forward" if torch.cuda.is_available() else "memory") and "memory" not in seen[1:]
 
 
 def test_the_network_is_compiled_on_request(toys, split, other_straight, tmp_path: Path, monkeypatch):

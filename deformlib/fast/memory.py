@@ -14,10 +14,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names and numbers of glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep memory that is freed, for the next step; whether it has such switches.
+    """Let the C library keep memory that is freed, for the next step; True if it took both settings.
 
-    It keeps up to 2 GiB at the end of its heap, for the whole process and until that ends. Linux with glibc only.
-    Source: the GNU C Library's manual, "Malloc Tunable Parameters".
+    Free memory at the end of the heap is never given back, and large blocks are no mappings, until the process ends.
+    For the main thread: heaps of other threads have at most 64 MiB, and larger blocks there stay mappings. Linux with
+    glibc only; elsewhere nothing changes. Source: the GNU C Library's manual, "Malloc Tunable Parameters".
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)])
+    return mallopt is not None and all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, -1)])

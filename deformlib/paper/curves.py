@@ -132,6 +132,7 @@ def upright_answer(records: list[dict]) -> list[str]:
         return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
     row, table = verdicts.loc["all"], warped_accuracy(records, split)
+    table = table[table["seed"].isin(warped_differences(table).index)]  # of both models
     same = table["amount"] == table["kind"].map(UNCHANGED)
     levels = [table[chosen].groupby("model")["accuracy"].mean() for chosen in (same, ~same)]
     clean, warped = (f"plain {level['plain']:.1f} %, deformable {level['deformable']:.1f} %" for level in levels)
@@ -145,8 +146,11 @@ def upright_answer(records: list[dict]) -> list[str]:
     )
     if len(more := more_when_upright(records)) > 1:
         found = tost(more)
-        says = {"better": "it adds more there", "worse": "it adds less there"}.get(found.verdict, "no difference shown")
-        told.append(f"Less what it adds where turned copies trained: {span(found.mean, found.half95)} points: {says}.")
+        says = {"better": "more", "worse": "less"}.get(found.verdict, found.verdict)
+        told.append(
+            "What deformation adds on warped clips where no turned copy was in training, less what it adds where "
+            f"turned copies were: {span(found.mean, found.half95)} points, {says}."
+        )
     return told
 
 # %% ../../notebooks/workshop/curves.ipynb #b3aea3f9
