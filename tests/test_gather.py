@@ -30,6 +30,18 @@ def test_whole_pixels_stay_in_their_cell():
         assert torch.equal(((x + 1) * padded - 1) / 2, pixels) and torch.equal(x, y)
     far = torch.tensor([math.inf, -math.inf, 1e30, -7.5]).view(1, 1, 1, 4).expand(1, 1, 2, 4)
     assert normalised_grid(far, (8, 8))[0, 0, :, 0].tolist() == [1.375, -1.375, 1.375, -1.375]  # pixels 9 and -2
+    x, y = normalised_grid(far, (4, 16))[0, 0].T.tolist()  # pixels 17 and -2
+    assert x == [1.1875, -1.1875, 1.1875, -1.1875] and y == [7.75, -1.75, 7.75, -1.75]
+
+
+@every_order
+def test_without_gradients_the_same_numbers_come_without_bookkeeping(order, monkeypatch):
+    """No autograd function is applied under no_grad; the output is the same to the last bit."""
+    (*arguments, mask), options = deform_arguments(order)
+    expected = deform_conv2d(*arguments, mask=mask, **options).detach()
+    monkeypatch.setattr(GridGather, "apply", None)
+    with torch.no_grad():
+        assert torch.equal(deform_conv2d(*arguments, mask=mask, **options), expected)
 
 
 @pytest.mark.parametrize("masked", [False, True])
