@@ -114,6 +114,7 @@ def test_controls_splits_and_warps_wait_for_their_records(results: Path):
     assert f"### {STUDIES['large_controls'].question}" in text and "96.38 |" not in text
     assert len(runs_for("large_controls", find_large(results))) == 5
     assert "| 6 | 0.75 | `python -m deformlib study large_splits` |" in text
+    assert "The plan asks for 10 seeds of each split; fewer decide nothing." in text
 
 
 @pytest.mark.slow

@@ -141,7 +141,9 @@ def companion(name: str, found: dict[str, list[dict]]) -> str:
         return bullets(line for split in study.splits for line in robustness_lines(runs, split)) + "\n"
     if models := [model for model in study.models if model not in BOTH]:
         return to_markdown(comparison_table(all_large(found), (*BOTH, *models)))
-    return to_markdown(split_rows(all_large(found), (*study.splits, "by_actor")))
+    few = len({record["experiment"]["seed"] for record in runs}) < study.seeds
+    table = to_markdown(split_rows(all_large(found), (*study.splits, "by_actor")))
+    return table + f"\nThe plan asks for {study.seeds} seeds of each split; fewer decide nothing.\n" * few
 
 
 def _description(records: list[dict]) -> str:
