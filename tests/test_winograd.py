@@ -92,22 +92,69 @@ def uses_winograd(output: torch.Tensor) -> bool:
     return output.grad_fn.name() == "WinogradBackward"
 
 
+BFLOAT16 = torch.bfloat16
+
+
 @pytest.mark.parametrize(
-    "channels, dtype, autocast, used",
+    "channels, dtype, autocast, matrix_units, used",
     [
-        (64, torch.float32, False, True),
-        (63, torch.float32, False, False),
-        (64, torch.bfloat16, False, False),
-        (64, torch.float32, True, False),
+        (64, torch.float32, None, True, True),
+        (63, torch.float32, None, False, False),
+        (64, torch.float64, None, False, False),
+        (64, BFLOAT16, None, False, True),
+        (64, BFLOAT16, None, True, False),
+        (64, torch.float32, BFLOAT16, False, True),
+        (64, torch.float32, BFLOAT16, True, False),
+        (64, torch.float32, torch.float16, False, False),
     ],
 )
-def test_a_layer_takes_it_only_where_it_pays(channels, dtype, autocast, used):
+def test_a_layer_takes_it_only_where_it_pays(channels, dtype, autocast, matrix_units, used, monkeypatch):
+    """And its output has the type that the ordinary convolution's has."""
+    capabilities = {"amx_bf16": matrix_units}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     layer = WinogradConv3d(channels, 2).to(dtype)
     clips = torch.rand(1, channels, 8, 4, 4, dtype=dtype)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        output = layer(clips)
-    assert uses_winograd(output) == used
-    torch.testing.assert_close(output.float(), F.conv3d(clips, layer.weight, padding=1).float(), atol=2e-2, rtol=2e-2)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        output, wanted = layer(clips), F.conv3d(clips, layer.weight, padding=1)
+    assert uses_winograd(output) == used and output.dtype == wanted.dtype
+    torch.testing.assert_close(output, wanted, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("capabilities", [{}, None])
+def test_bfloat16_stays_ordinary_where_nobody_knows_the_processor(capabilities, monkeypatch):
+    """ARM has no entry for AMX, older PyTorch no such function."""
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    layer, clips = WinogradConv3d(64, 2), torch.rand(1, 64, 4, 4, 4)
+    assert not uses_winograd(layer.bfloat16()(clips.bfloat16())) and uses_winograd(layer.float()(clips))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_bfloat16_is_rounded_no_oftener_than_in_the_ordinary_convolution(mixed):
+    """Output and gradients of what bfloat16 stores, worked on in float32; under autocast backward is, too."""
+    torch.manual_seed(0)
+    clips, weight = torch.randn(1, 64, 8, 8, 8).bfloat16(), torch.randn(32, 64, 3, 3, 3)
+    weight = weight if mixed else weight.bfloat16()  # under autocast parameters stay float32
+    results = []
+    for convolve, double in ((F.conv3d, True), (F.conv3d, False), (conv3d_winograd, False)):
+        x, w = ((each.double() if double else each).detach().clone().requires_grad_() for each in (clips, weight))
+        options = {} if convolve is conv3d_winograd else {"padding": 1}
+        with torch.autocast("cpu", BFLOAT16, enabled=mixed and not double):
+            output = convolve(x, w, **options)
+            gradients = torch.autograd.grad(output.double().square().sum(), (x, w))
+        results.append((output, *gradients))
+    for exact, ordinary, ours in zip(*results, strict=True):
+        assert ours.dtype == ordinary.dtype
+        errors = [(each.double() - exact).norm() / exact.norm() for each in (ordinary, ours)]
+        assert errors[1] < 1.1 * errors[0] and errors[0] < 0.01
+
+
+def test_a_layer_refuses_what_the_ordinary_one_refuses():
+    """A weight of another type than the clips, without autocast."""
+    with pytest.raises(RuntimeError, match="type"):
+        WinogradConv3d(64, 2)(torch.rand(1, 64, 4, 4, 4).bfloat16())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")

@@ -33,11 +33,18 @@ def _tiles(maps: Tensor, size: int) -> Tensor:
 
 
 def _transform(table: Tensor, tiles: Tensor) -> Tensor:
-    """A table [m, n] along each of the first three axes of tiles [n, n, n, ..., C]: [m * m * m, tiles, C]."""
-    (m, n), channels, table = table.shape, tiles.shape[-1], table.to(tiles)
-    for axis in range(3):
-        tiles = table.expand(m**axis, m, n).bmm(tiles.reshape(m**axis, n, -1))
-    return tiles.view(m**3, -1, channels)
+    """A table [m, n] along each of the first three axes of tiles [n, n, n, ..., C]: [m * m * m, tiles, C].
+
+    In float32, or float64 for such tiles. The second axis goes first, so that each axis is several matrix products, of
+    which threads take their share.
+    """
+    (m, n), channels = table.shape, tiles.shape[-1]
+    rows = tiles.transpose(0, 1).reshape(n, n, -1)  # [second axis, first axis, ...]
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    table = table.to(rows)
+    rows = table.expand(n, m, n).bmm(rows).transpose(0, 1)  # the first axis is transformed: [m, n, ...]
+    rows = table.expand(m, m, n).bmm(rows).view(m * m, n, -1)  # and the second: [m * m, n, ...]
+    return table.expand(m * m, m, n).bmm(rows).view(m**3, -1, channels)
 
 
 def _add_tiles(maps: Tensor, tiles: Tensor) -> None:
@@ -57,40 +64,43 @@ def _bands(maps: Tensor) -> list[tuple[int, int]]:
 
 # %% ../../notebooks/workshop/winograd.ipynb #9e4b2b81
 class Winograd(torch.autograd.Function):
-    """The convolution of `conv3d_winograd`; for the gradient it keeps its two arguments and nothing else."""
+    """The convolution of `conv3d_winograd`, outside of autocast; for the gradient it keeps its arguments alone."""
 
     @staticmethod
     def forward(ctx: Any, clips: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(clips, weight)
-        kernels = Winograd.kernels(weight)
         shape, last = (len(clips), len(weight), *clips.shape[2:]), torch.channels_last_3d
         outputs = torch.empty(shape, dtype=clips.dtype, device=clips.device, memory_format=last)
-        for clip, output in zip(clips, outputs.permute(0, 2, 3, 4, 1), strict=True):
-            maps = Winograd.padded(clip)
-            for top, end in _bands(output):
-                products = _transform(INPUT_TRANSFORM, _tiles(maps[:, top : end + 2], 6)).bmm(kernels)
-                tiles = _tiles(output[:, top:end], 4)
-                tiles.copy_(_transform(OUTPUT_TRANSFORM, products.unflatten(0, (6, 6, 6))).view(tiles.shape))
+        with torch.autocast("cpu", enabled=False):
+            kernels = Winograd.kernels(weight)
+            for clip, output in zip(clips, outputs.permute(0, 2, 3, 4, 1), strict=True):
+                maps = Winograd.padded(clip)
+                for top, end in _bands(output):
+                    products = _transform(INPUT_TRANSFORM, _tiles(maps[:, top : end + 2], 6)).bmm(kernels)
+                    tiles = _tiles(output[:, top:end], 4)
+                    tiles.copy_(_transform(OUTPUT_TRANSFORM, products.unflatten(0, (6, 6, 6))).view(tiles.shape))
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         clips, weight = ctx.saved_tensors
-        kernels, grad_clips = Winograd.kernels(weight), torch.empty_like(clips)
-        grad_kernels = torch.zeros_like(kernels)  # [216, C, F]
-        for clip, grad_output, grad_clip in zip(clips, grad.permute(0, 2, 3, 4, 1), grad_clips, strict=True):
-            maps = Winograd.padded(clip)
-            grad_maps = clip.new_zeros([size + 4 for size in clip.shape[1:]] + [len(clip)])  # [T + 4, H + 4, W + 4, C]
-            for top, end in _bands(grad_output):
-                tiles = _transform(INPUT_TRANSFORM, _tiles(maps[:, top : end + 2], 6))
-                grad_products = _transform(OUTPUT_TRANSFORM.T, _tiles(grad_output[:, top:end], 4))
-                grad_kernels.baddbmm_(tiles.mT, grad_products)
-                grad_tiles = grad_products.bmm(kernels.mT).unflatten(0, (6, 6, 6))
-                _add_tiles(grad_maps[:, top : end + 4], _transform(INPUT_TRANSFORM.T, grad_tiles))
-            grad_clip.copy_(grad_maps[1:-3, 1:-3, 1:-3].permute(3, 0, 1, 2))
-        grad_weight = _transform(FILTER_TRANSFORM.T, grad_kernels.unflatten(0, (6, 6, 6)))  # [27, C, F]
-        return grad_clips, grad_weight.unflatten(0, (3, 3, 3)).permute(4, 3, 0, 1, 2)
+        grad_clips = torch.empty_like(clips)
+        with torch.autocast("cpu", enabled=False):
+            kernels = Winograd.kernels(weight)
+            grad_kernels = torch.zeros_like(kernels)  # [216, C, F]
+            for clip, grad_output, grad_clip in zip(clips, grad.permute(0, 2, 3, 4, 1), grad_clips, strict=True):
+                maps = Winograd.padded(clip)
+                grad_maps = kernels.new_zeros([size + 4 for size in clip.shape[1:]] + [len(clip)])  # T + 4, H + 4, ...
+                for top, end in _bands(grad_output):
+                    tiles = _transform(INPUT_TRANSFORM, _tiles(maps[:, top : end + 2], 6))
+                    grad_products = _transform(OUTPUT_TRANSFORM.T, _tiles(grad_output[:, top:end], 4))
+                    grad_kernels.baddbmm_(tiles.mT, grad_products)
+                    grad_tiles = grad_products.bmm(kernels.mT).unflatten(0, (6, 6, 6))
+                    _add_tiles(grad_maps[:, top : end + 4], _transform(INPUT_TRANSFORM.T, grad_tiles))
+                grad_clip.copy_(grad_maps[1:-3, 1:-3, 1:-3].permute(3, 0, 1, 2))
+            grad_weight = _transform(FILTER_TRANSFORM.T, grad_kernels.unflatten(0, (6, 6, 6)))  # [27, C, F]
+        return grad_clips, grad_weight.unflatten(0, (3, 3, 3)).permute(4, 3, 0, 1, 2).to(weight.dtype)
 
     @staticmethod
     def padded(clip: Tensor) -> Tensor:
@@ -107,8 +117,8 @@ def conv3d_winograd(clips: Tensor, weight: Tensor) -> Tensor:
     """3x3x3 convolution, padding 1, with an eighth of the products: clips [B, C, T, H, W], weight [F, C, 3, 3, 3].
 
     Winograd's F(4, 3) along time, height and width (Lavin and Gray 2016, arXiv 1509.09308). Equal to F.conv3d but for
-    rounding, about 3e-6 of the output's norm in float32. Differentiable once. Sizes are rounded up to multiples of 4.
-    Raises ValueError for another kernel.
+    rounding, about 3e-6 of the output's norm in float32. Tensors of 16 bits are worked on in float32, and the output
+    has the clips' type. Differentiable once. Sizes are rounded up to multiples of 4. ValueError for another kernel.
     """
     if weight.shape[2:] != (3, 3, 3):
         raise ValueError(f"expected a weight [F, C, 3, 3, 3], got {list(weight.shape)}")
@@ -121,14 +131,25 @@ def conv3d_winograd(clips: Tensor, weight: Tensor) -> Tensor:
 
 # %% ../../notebooks/workshop/winograd.ipynb #7b9781a9
 class WinogradConv3d(nn.Conv3d):
-    """nn.Conv3d of 3x3x3, padding 1, without bias; by conv3d_winograd where that pays: wide, float32, on a CPU."""
+    """nn.Conv3d of 3x3x3, padding 1, without bias; by conv3d_winograd where that pays: wide, on a CPU, not in float64.
+
+    In bfloat16 only where PyTorch can say that the processor has no matrix units for it (from about 2.11 on).
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, clips: Tensor) -> Tensor:
-        plain = clips.device.type != "cpu" or clips.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
         graph = torch.jit.is_tracing() or torch.compiler.is_compiling()  # of ordinary operations, good for any machine
-        if plain or graph or self.in_channels < 64:
+        mixed = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if mixed else clips.dtype
+        pays = dtype == torch.float32 or dtype == torch.bfloat16 and not _has_matrix_units()
+        fits = clips.dtype != torch.float64 and self.weight.dtype == (torch.float32 if mixed else dtype)
+        if graph or self.in_channels < 64 or clips.device.type != "cpu" or not (pays and fits):
             return super().forward(clips)
-        return conv3d_winograd(clips, self.weight)
+        return conv3d_winograd(clips.to(dtype), self.weight)
+
+
+def _has_matrix_units() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in units of its own (AMX), or PyTorch cannot say."""
+    return getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", True)
