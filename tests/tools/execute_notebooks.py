@@ -41,11 +41,12 @@ def few_colours(pixels: np.ndarray, most: int = 256) -> Image.Image:
 
 
 def small_picture(png: bytes) -> bytes:
-    """A PNG in at most 256 colours, or as it is, if that is no smaller, or one can see through it."""
+    """A PNG in at most 256 colours and well packed, or as it is, if that is no smaller, or one can see through it."""
     image, small = Image.open(io.BytesIO(png)), io.BytesIO()
-    if image.mode == "P" or image.convert("RGBA").getextrema()[3][0] < 255:
+    if image.convert("RGBA").getextrema()[3][0] < 255:
         return png
-    few_colours(np.asarray(image.convert("RGB"))).save(small, "PNG", optimize=True)
+    few = image if image.mode == "P" else few_colours(np.asarray(image.convert("RGB")))
+    few.save(small, "PNG", optimize=True)
     return min(png, small.getvalue(), key=len)
 
 
