@@ -32,21 +32,6 @@ def _tiles(maps: Tensor, size: int) -> Tensor:
     return maps.permute(4, 5, 6, 0, 1, 2, 3)
 
 
-def _transform(table: Tensor, tiles: Tensor) -> Tensor:
-    """A table [m, n] along each of the first three axes of tiles [n, n, n, ..., C]: [m * m * m, tiles, C].
-
-    In float32, or float64 for such tiles. The second axis goes first, so that each axis is several matrix products, of
-    which threads take their share.
-    """
-    (m, n), channels = table.shape, tiles.shape[-1]
-    rows = tiles.transpose(0, 1).reshape(n, n, -1)  # [second axis, first axis, ...]
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    table = table.to(rows)
-    rows = table.expand(n, m, n).bmm(rows).transpose(0, 1)  # the first axis is transformed: [m, n, ...]
-    rows = table.expand(m, m, n).bmm(rows).view(m * m, n, -1)  # and the second: [m * m, n, ...]
-    return table.expand(m * m, m, n).bmm(rows).view(m**3, -1, channels)
-
-
 def _add_tiles(maps: Tensor, tiles: Tensor) -> None:
     """The way back: cubes [6 * 6 * 6, t h w, C] are added where they came from, to maps [T, H, W, C]."""
     places = _tiles(maps, 4)  # [4, 4, 4, t + 1, h + 1, w + 1, C]
@@ -61,6 +46,21 @@ def _bands(maps: Tensor) -> list[tuple[int, int]]:
     """First row and end of bands of maps [T, H, W, C] that have about 120 tiles, so that a cache holds them."""
     rows = 4 * max(1, 120 // (len(maps) * maps.shape[2] // 16))
     return [(top, min(top + rows, maps.shape[1])) for top in range(0, maps.shape[1], rows)]
+
+# %% ../../notebooks/workshop/winograd.ipynb #e7764215
+def _transform(table: Tensor, tiles: Tensor) -> Tensor:
+    """A table [m, n] along each of the first three axes of tiles [n, n, n, ..., C]: [m * m * m, tiles, C].
+
+    In float32, or float64 for such tiles. The second axis goes first, so that each axis is several matrix products, of
+    which threads take their share.
+    """
+    (m, n), channels = table.shape, tiles.shape[-1]
+    rows = tiles.transpose(0, 1).reshape(n, n, -1)  # [second axis, first axis, ...]
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    table = table.to(rows)
+    rows = table.expand(n, m, n).bmm(rows).transpose(0, 1)  # the first axis is transformed: [m, n, ...]
+    rows = table.expand(m, m, n).bmm(rows).view(m * m, n, -1)  # and the second: [m * m, n, ...]
+    return table.expand(m * m, m, n).bmm(rows).view(m**3, -1, channels)
 
 # %% ../../notebooks/workshop/winograd.ipynb #9e4b2b81
 class Winograd(torch.autograd.Function):
