@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 
 from deformlib.deform import DeformConv2d, deform_conv2d, deform_conv2d_loops, per_filter_deform_conv2d
-from deformlib.fast.deform import GridGather, bilinear_samples, normalised_grid, padded_size, projects_first
+from deformlib.fast.deform import SHORT, GridGather, bilinear_samples, normalised_grid, padded_size, projects_first
 
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and this machine has none")
@@ -163,6 +163,20 @@ def test_shapes_and_dtypes_are_known_without_numbers(order, dtype):
     with FakeTensorMode() as mode:
         fake = both_passes(*(mode.from_tensor(argument).requires_grad_() for argument in arguments))
     assert [(t.shape, t.dtype, t.stride()) for t in fake] == [(t.shape, t.dtype, t.stride()) for t in real]
+
+
+@pytest.mark.parametrize(("filters", "kind"), [(SHORT, torch.float32), (SHORT + 1, torch.bfloat16)])
+def test_a_product_with_few_filters_stays_in_float32(filters, kind):
+    """Then nothing but the output is rounded: half of a last place, 2^-8 of the number at most."""
+    torch.manual_seed(0)
+    maps, weight = torch.randn(1, 1, 2, 8, 8).bfloat16(), torch.randn(1, filters, 18).bfloat16()
+    points = (torch.rand(1, 9, 2, 40) * 8).requires_grad_()
+    exact = GridGather.plain(maps.double(), points.double(), weight.double())
+    output = GridGather.apply(maps, points, weight)
+    assert GridGather.columns(torch.rand(1, 1, 2, 9, 40), points, maps, weight).dtype == kind
+    assert output.dtype == torch.bfloat16
+    rounded_once = bool(((output.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-5).all())
+    assert rounded_once == (kind == torch.float32)
 
 
 @every_order
