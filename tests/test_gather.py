@@ -165,18 +165,52 @@ def test_shapes_and_dtypes_are_known_without_numbers(order, dtype):
     assert [(t.shape, t.dtype, t.stride()) for t in fake] == [(t.shape, t.dtype, t.stride()) for t in real]
 
 
-@pytest.mark.parametrize(("filters", "kind"), [(SHORT, torch.float32), (SHORT + 1, torch.bfloat16)])
-def test_a_product_with_few_filters_stays_in_float32(filters, kind):
-    """Then nothing but the output is rounded: half of a last place, 2^-8 of the number at most."""
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("filters", "dtype", "kind"),
+    [
+        (SHORT // 18, torch.bfloat16, torch.float32),
+        (SHORT // 18 + 1, torch.bfloat16, torch.bfloat16),
+        (SHORT // 18 + 1, torch.float16, torch.float32),
+    ],
+)
+def test_small_products_stay_in_float32(filters, dtype, kind, autocast):
+    """Then nothing but the output is rounded: by half of a last place at most."""
     torch.manual_seed(0)
-    maps, weight = torch.randn(1, 1, 2, 8, 8).bfloat16(), torch.randn(1, filters, 18).bfloat16()
+    maps, weight = torch.randn(1, 1, 2, 8, 8).to(dtype), torch.randn(1, filters, 18).to(dtype)
     points = (torch.rand(1, 9, 2, 40) * 8).requires_grad_()
     exact = GridGather.plain(maps.double(), points.double(), weight.double())
-    output = GridGather.apply(maps, points, weight)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        outputs = [function(maps, points, weight) for function in (GridGather.apply, GridGather.plain)]
     assert GridGather.columns(torch.rand(1, 1, 2, 9, 40), points, maps, weight).dtype == kind
-    assert output.dtype == torch.bfloat16
-    rounded_once = bool(((output.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-5).all())
-    assert rounded_once == (kind == torch.float32)
+    for output in outputs:
+        rounded_once = (output.double() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps / 2 + 1e-5
+        assert output.dtype == dtype and bool(rounded_once.all()) == (kind == torch.float32)
+
+
+def test_offsets_in_float64_leave_columns_of_float32():
+    maps, points = torch.rand(1, 1, 2, 8, 8), torch.rand(1, 9, 2, 40).double()
+    assert (
+        GridGather.columns(torch.rand(1, 1, 2, 9, 40).double(), points, maps, torch.rand(1, 3, 18)).dtype == maps.dtype
+    )
+
+
+@pytest.mark.parametrize("filters", [8, 64])
+@pytest.mark.parametrize("channels", [4, 64])
+@pytest.mark.parametrize("size", [8, 40])
+def test_an_activation_in_place_may_follow(channels, filters, size):
+    """One block or several, by maps or by rows: the output is a tensor of its own, side by side in memory."""
+    x, results = torch.randn(2, channels, size, size), []
+    layer = DeformConv2d(channels, filters, 3, padding=1, bias=False)
+    nn.init.normal_(layer.offset_branch.weight, std=0.2)
+    for inplace in (False, True):
+        output = layer(x)
+        assert output.is_contiguous()
+        layer.zero_grad()
+        nn.functional.leaky_relu(output, 0.2, inplace).sum().backward()
+        results.append([parameter.grad for parameter in layer.parameters()])
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(plain, ours)
 
 
 @every_order

@@ -124,6 +124,8 @@ def test_stored_pictures_are_small_and_look_the_same():
     few[..., 3] = 255
     small = small_picture(png(few))
     assert len(small) < len(png(few)) and small_picture(small) == small
+    Image.open(io.BytesIO(small)).save(loose := io.BytesIO(), "PNG", compress_level=0)  # a palette, badly packed
+    assert len(loose.getvalue()) > len(small) == len(small_picture(loose.getvalue()))
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(small)).convert("RGB")), few[..., :3])
     wall = rng.integers(80, 160, (200, 200, 1), np.uint8).repeat(3, 2)
     along = rng.integers(0, 240, (200, 100, 1)) * [1, -1, 0] + [0, 240, 128]  # a ramp of colours, with grain

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AUTOCAST', 'Function', 'SHORT', 'WIDE', 'ArgumentError', 'output_size', 'check_arguments', 'torch_operator',
            'clamp_inside', 'filters_first', 'padded_size', 'normalised_grid', 'bilinear_samples', 'GridGather',
-           'grid_gather', 'projects_first', 'kernel_matrices', 'joined', 'project_then_sample', 'sample_then_project',
+           'grid_gather', 'projects_first', 'kernel_matrices', 'project_then_sample', 'sample_then_project',
            'nearest_on_map', 'gather_conv2d']
 
 # %% ../../notebooks/workshop/gather.ipynb #2f6a272b
@@ -145,8 +145,9 @@ def normalised_grid(points: Tensor, size: Sequence[int]) -> Tensor:
     """
     y, x = points.unbind(2)
     grid = torch.stack([x, y], 1).clamp(-2, max(size) + 1)  # [M, (x, y), K, P]
-    parts = [grid] if size[0] == size[1] else [grid[:, 0], grid[:, 1]]  # both axes at once on square maps
-    for part, length in zip(parts, reversed(size), strict=False):
+    square = size[0] == size[1]  # then both axes at once
+    parts, lengths = ([grid], size[:1]) if square else ([grid[:, 0], grid[:, 1]], reversed(size))
+    for part, length in zip(parts, lengths, strict=True):
         part.sub_((length - 1) / 2).div_(length / 2)
     return grid.movedim(1, 3)
 
@@ -167,7 +168,7 @@ def bilinear_samples(maps: Tensor, points: Tensor) -> Tensor:
     return torch.lerp(upper, lower, y - top).unflatten(2, (points.shape[1], points.shape[3]))
 
 # %% ../../notebooks/workshop/gather.ipynb #454af86f
-SHORT = 32  # filters of a product that is faster in float32 than in 16 bits, on a CPU
+SHORT = 600  # numbers of a kernel, in a group, up to which a CPU multiplies faster in float32 than in bfloat16
 
 
 class GridGather(torch.autograd.Function):
@@ -189,14 +190,14 @@ class GridGather(torch.autograd.Function):
     def forward(maps: Tensor, points: Tensor, weight: Tensor | None) -> Tensor:
         samples = F.grid_sample(*GridGather.maps_and_grid(maps, points), align_corners=False)
         columns = GridGather.columns(samples.view(*maps.shape[:3], *samples.shape[2:]), points, maps, weight)
-        return columns if weight is None else (weight.to(columns.dtype) @ columns).to(weight.dtype)
+        return columns if weight is None else GridGather.project(weight, columns)
 
     @staticmethod
     def plain(maps: Tensor, points: Tensor, weight: Tensor | None = None) -> Tensor:
         """The plain twin of `forward`."""
         samples = bilinear_samples(maps.flatten(1, 2).to(points.dtype), points[:, :, :2])
         columns = GridGather.columns(samples.unflatten(1, maps.shape[1:3]), points, maps, weight)
-        return columns if weight is None else (weight.to(columns.dtype) @ columns).to(weight.dtype)
+        return columns if weight is None else GridGather.project(weight, columns)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -241,15 +242,22 @@ class GridGather(torch.autograd.Function):
     def columns(samples: Tensor, points: Tensor, maps: Tensor, weight: Tensor | None) -> Tensor:
         """Samples [M, R, D, K, P] times the mask, in the maps' dtype; for a weight, [B, groups, C / groups * K, P].
 
-        On a CPU a short product of 16 bits takes longer than in float32, and its columns stay as they are sampled.
+        On a CPU a small product takes longer in bfloat16 than in float32, and any does in float16: columns for these
+        stay as they were sampled.
         """
         samples = samples * points[:, None, None, :, 2] if points.shape[2] == 3 else samples
         if weight is None:
             return samples.to(maps.dtype)
-        if maps.device.type != "cpu" or weight.shape[1] > SHORT:
-            samples = samples.to(maps.dtype)
+        wide = maps.dtype == torch.float16 or maps.dtype == torch.bfloat16 and weight[0].numel() <= SHORT
+        samples = samples if wide and maps.device.type == "cpu" else samples.to(maps.dtype)
         groups, _, rows = weight.shape
         return samples.reshape(math.prod(samples.shape[:4]) // (groups * rows), groups, rows, samples.shape[4])
+
+    @staticmethod
+    def project(weight: Tensor, columns: Tensor) -> Tensor:
+        """Weight times columns, in the columns' dtype (under a CPU's autocast too), as a tensor of the weight's."""
+        with torch.autocast("cpu", enabled=False):
+            return (weight.to(columns.dtype) @ columns).to(weight.dtype)
 
 
 # PyTorch asks for the signature at each call, and working it out would take a twentieth of a small block's time.
@@ -281,11 +289,6 @@ def kernel_matrices(weight: Tensor, groups: int, channel_blocks: int, per_filter
     weight = weight.flatten(2).unflatten(0, (groups, -1)).unflatten(2, (channel_blocks // groups, -1))
     return weight.permute(0, 2, 4, 1, 3).flatten(0, 1).unsqueeze(1)  # from [groups, filter, block, channel, tap]
 
-
-def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """Parts one after the other along an axis; a single part is no copy of itself."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)
-
 # %% ../../notebooks/workshop/gather.ipynb #2b2d8525
 def project_then_sample(images: Tensor, points: Tensor, matrices: Tensor, groups: int, taps: int) -> Tensor:
     """Deformable convolution of images [B, C, H, W], projected before they are sampled: [B, F, P].
@@ -303,7 +306,7 @@ def project_then_sample(images: Tensor, points: Tensor, matrices: Tensor, groups
         output.append(samples.view(batch, groups, blocks // groups * count, some.shape[3], positions).sum(2))
     return torch.stack(output).sum(0).flatten(1, 2)
 
-
+# %% ../../notebooks/workshop/gather.ipynb #2b2d8526
 def sample_then_project(images: Tensor, points: Tensor, weight: Tensor, groups: int, rows: int) -> Tensor:
     """The same, sampled before it is projected. points: [B, offset groups, K, 2 or 3, H', W']. rows: as `taps`."""
     (batch, offset_groups), channels = points.shape[:2], images.shape[1] // points.shape[1]
@@ -313,7 +316,8 @@ def sample_then_project(images: Tensor, points: Tensor, weight: Tensor, groups: 
     maps = images.reshape(batch * offset_groups, parts, channels // parts, *images.shape[2:])
     weight = weight.flatten(1).unflatten(0, (groups, -1))  # [groups, F / groups, C / groups * K]
     blocks = [block.flatten(0, 1).flatten(3) for block in points.split(rows, 4)]  # [B * offset groups, K, 2 or 3, P]
-    return joined([grid_gather(maps, block, weight) for block in blocks], 3).flatten(1, 2)
+    output = [grid_gather(maps, block, weight) for block in blocks]
+    return (output[0] if len(output) == 1 else torch.cat(output, 3)).flatten(1, 2)
 
 # %% ../../notebooks/workshop/gather.ipynb #3323b3c5
 def nearest_on_map(points: Tensor, size: Sequence[int]) -> Tensor:
@@ -384,4 +388,4 @@ def gather_conv2d(
             output.append(project_then_sample(batch, at, matrices, groups, part))
         else:
             output.append(sample_then_project(batch, at, matrices, groups, part))
-    return joined(output, 0).unflatten(2, (rows, columns))
+    return torch.cat(output).unflatten(2, (rows, columns))
