@@ -186,7 +186,9 @@ def stages(
 
 
 def forms_of_conv3d(config: NetworkConfig, batch: int, device: str, repeats: int, bar: tqdm) -> Iterator[dict]:
-    """The 3D part alone in float32, forward and backward, in three forms that give the same numbers."""
+    """The 3D part alone, forward and backward, in three forms that give the same numbers; two of them in bfloat16 too,
+    where the device computes with it.
+    """
     torch.manual_seed(0)
     net = VideoNet(config).to(device)
     first, last = (NaiveNet(net).to(device).conv3d for _ in range(2))
@@ -196,9 +198,13 @@ def forms_of_conv3d(config: NetworkConfig, batch: int, device: str, repeats: int
         "Winograd where it pays, channels last: ours": net.conv3d,
     }
     x = torch.rand(batch, config.in_channels, config.length, config.size, config.size, device=device)
+    runs = [(form, module, torch.float32) for form, module in forms.items()]
+    for dtype in kinds(device)[1:]:
+        name = str(dtype).removeprefix("torch.")
+        runs += [(f"{form}, {name}", module, dtype) for form, module in list(forms.items())[1:]]
     naive: dict = {}
-    for form, module in forms.items():
-        found = measured(partial(both_ways, module, x, torch.float32), device, repeats)
+    for form, module, dtype in runs:
+        found = measured(partial(both_ways, module, x, dtype), device, repeats)
         naive = naive or found
         yield {"where": device, "form": form} | found | ratios(naive, found)
         bar.update()
