@@ -190,8 +190,8 @@ def report(folder: str | Path) -> str:
         cost=to_markdown(cost_table(found)),
         hours=f"{sum(record['seconds'] for record in records) / 3600:.1f}",
         devices="; ".join(sorted({escape_markdown(record["device"]) for record in records})) or "none yet",
-        commits="; ".join(sorted({escape_markdown(name) for name in runs_table(main)["commit"]}))
-        if main
+        commits="; ".join(sorted({escape_markdown(name) for name in runs_table(records)["commit"]}))
+        if records
         else "none yet",
         small=sum(map(len, small.values())),
     )
