@@ -65,6 +65,15 @@ def measured(run: Callable[[], None], device: str, repeats: int) -> dict:
     return {"seconds": seconds(run, device, repeats), "mb": memory}
 
 
+def in_turns(runs: list[Callable[[], None]], device: str, repeats: int) -> list[dict]:
+    """`measured` for each of some calls; they take turns, so that a slow moment of the machine meets all of them."""
+    found = [measured(run, device, 1) for run in runs]
+    for _ in range(repeats - 1):
+        for row, run in zip(found, runs, strict=True):
+            row["seconds"] = min(row["seconds"], seconds(run, device, 1))
+    return found
+
+
 def ratios(naive: dict, found: dict) -> dict:
     """How many times better than naive."""
     return {"time": naive["seconds"] / found["seconds"], "memory": naive["mb"] / found["mb"]}
@@ -120,31 +129,37 @@ def whole_steps(config: NetworkConfig, batch: int, device: str, repeats: int, ba
     with torch.no_grad():
         same = torch.allclose(net.eval()(clips), naive_net.eval()(clips), atol=TOLERANCE[device])
     assert same, "other logits than the naive network"
-    networks, naive = [("naive", naive_net, torch.float32)], {}
+    single, ours = torch.float32, [("ours", net, dtype) for dtype in kinds(device)]
+    groups = [[("naive", naive_net, single), *ours]]  # each is compared with its first
     if device == "cpu":
-        networks += [("ours, memory not kept", net, torch.float32), (KEPT, naive_net, torch.float32)]
-    networks += [("ours", net, dtype) for dtype in kinds(device)]
-    for name, module, dtype in networks:
-        if name == KEPT:
+        groups = [
+            [("naive", naive_net, single), ("ours, memory not kept", net, single)],
+            [(KEPT, naive_net, single), *ours],
+        ]
+    for group in groups:
+        if group[0][0] == KEPT:
             keep_freed_memory()  # as fit does on a CPU; it cannot be taken back
-            naive = {}  # later rows are compared with this one
-        optimizer = torch.optim.RMSprop(module.parameters(), lr=0.0)  # the weights stay, the work does not
-        found = measured(partial(train_step, module.train(), optimizer, clips, labels, dtype), device, repeats)
-        naive = naive or found
-        predicting = seconds(partial(predict, module.eval(), clips, dtype), device, repeats)
-        yield {
-            "where": device,
-            "network": name,
-            "dtype": str(dtype).removeprefix("torch."),
-            "batch": batch,
-            **found,
-            **ratios(naive, found),
-            "clips_per_second": batch / found["seconds"],
-            "predict_seconds": predicting,
-            "protocol_minutes": EPOCHS * (TRAIN * found["seconds"] + VALIDATION * predicting) / batch / 60,
-        }
-        bar.update()
-        bar.set_postfix_str(f"training step: {name}, {device}")
+        optimizers = [torch.optim.RMSprop(module.parameters(), lr=0.0) for _, module, _ in group]  # only the work
+        runs = [
+            partial(train_step, module.train(), optimizer, clips, labels, dtype)
+            for (_, module, dtype), optimizer in zip(group, optimizers, strict=True)
+        ]
+        found = in_turns(runs, device, repeats)
+        for (name, module, dtype), row in zip(group, found, strict=True):
+            predicting = seconds(partial(predict, module.eval(), clips, dtype), device, repeats)
+            yield {
+                "where": device,
+                "network": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "batch": batch,
+                **row,
+                **ratios(found[0], row),
+                "clips_per_second": batch / row["seconds"],
+                "predict_seconds": predicting,
+                "protocol_minutes": EPOCHS * (TRAIN * row["seconds"] + VALIDATION * predicting) / batch / 60,
+            }
+            bar.update()
+            bar.set_postfix_str(f"training step: {name}, {device}")
 
 
 class Recurrent(nn.Sequential):
